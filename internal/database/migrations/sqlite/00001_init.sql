@@ -115,6 +115,7 @@ CREATE TABLE sessions (
     revoked_at INTEGER
 );
 CREATE INDEX sessions_user ON sessions (user_id);
+CREATE INDEX sessions_expiry ON sessions (expires_at);
 
 CREATE TABLE refresh_tokens (
     token_hash BLOB    PRIMARY KEY NOT NULL,

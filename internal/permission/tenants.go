@@ -1,0 +1,44 @@
+package permission
+
+// tenants maps ids to tenants. It is an open-addressing hash table like
+// members; a free slot has no tenant.
+type tenants []tenantSlot
+
+type tenantSlot struct {
+	id     int64
+	tenant *tenant
+}
+
+// newTenants returns a table with room for n tenants. At least a quarter of
+// the slots stays free.
+func newTenants(n int) tenants { return make(tenants, n+n/3+1) }
+
+// slotOf spreads ids, which follow each other, over the table.
+func (t tenants) slotOf(id int64) int { return slot(uint64(id)*0x9E3779B97F4A7C15, len(t)) }
+
+// find returns the tenant with the given id, or nil.
+func (t tenants) find(id int64) *tenant {
+	if len(t) == 0 {
+		return nil
+	}
+	for i := t.slotOf(id); ; {
+		s := &t[i]
+		if s.tenant == nil || s.id == id {
+			return s.tenant
+		}
+		if i++; i == len(t) {
+			i = 0
+		}
+	}
+}
+
+// add takes a tenant whose id is not there yet.
+func (t tenants) add(id int64, new *tenant) {
+	i := t.slotOf(id)
+	for t[i].tenant != nil {
+		if i++; i == len(t) {
+			i = 0
+		}
+	}
+	t[i] = tenantSlot{id, new}
+}
