@@ -118,11 +118,12 @@ func InsertMembership(ctx context.Context, tx *database.Tx, tenantID int64, user
 	return nil
 }
 
-// Memberships returns a user's memberships in order of tenant id.
+// Memberships returns a user's memberships, the oldest first: that is where
+// a login without a tenant goes, and no other tenant can get in front of it.
 func Memberships(ctx context.Context, q Queryer, userID string) ([]Membership, error) {
 	rows, err := q.QueryContext(ctx, `SELECT t.id, t.name, t.status, r.id, r.name
 		FROM memberships m JOIN tenants t ON t.id = m.tenant_id JOIN roles r ON r.id = m.role_id
-		WHERE m.user_id = $1 ORDER BY t.id`, userID)
+		WHERE m.user_id = $1 ORDER BY m.created_at, t.id`, userID)
 	if err != nil {
 		return nil, fmt.Errorf("read memberships: %w", err)
 	}

@@ -170,7 +170,7 @@ func milliseconds(f *zapcore.Field) zapcore.Field {
 	case zapcore.DurationType:
 		return zap.Float64("duration_ms", math.Round(float64(f.Integer)/1e3)/1e3)
 	case zapcore.Float64Type:
-		return zap.Float64("duration_ms", math.Round(math.Float64frombits(uint64(f.Integer))*1e6)/1e3) //nolint:gosec // zap keeps the bits of a float in Integer
+		return zap.Float64("duration_ms", math.Round(math.Float64frombits(uint64(f.Integer))*1e6)/1e3)
 	}
 	return *f
 }

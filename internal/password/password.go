@@ -89,7 +89,7 @@ func (h *Hasher) derive(ctx context.Context, password string, p params) ([]byte,
 	if len(password) > maxBytes {
 		password = password[:maxBytes] // the policy refuses it; the time stays bounded
 	}
-	return argon2.IDKey([]byte(norm.NFKC.String(password)), p.salt, p.passes, p.memory, p.threads, uint32(len(p.key))), nil //nolint:gosec // decode bounds the length
+	return argon2.IDKey([]byte(norm.NFKC.String(password)), p.salt, p.passes, p.memory, p.threads, uint32(len(p.key))), nil
 }
 
 // params are what a PHC string holds.

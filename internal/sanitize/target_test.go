@@ -175,7 +175,7 @@ func FuzzTarget(f *testing.F) {
 		if again, err := url.PathUnescape(decoded); err == nil {
 			require.Equal(t, decoded, again, "nothing is left to decode")
 		}
-		require.True(t, decoded[0] == '/')
+		require.Equal(t, byte('/'), decoded[0])
 	})
 }
 

@@ -88,7 +88,7 @@ type Options struct {
 // trace and drops tracestate; an invalid tracestate is dropped alone.
 func Start(h http.Header, o Options) Trace {
 	if o.Rand == nil {
-		o.Rand = rand.Uint64 //nolint:gosec // G404: see Options.Rand
+		o.Rand = rand.Uint64
 	}
 	var t Trace
 	parent, continued := parentOf(h)
@@ -187,9 +187,9 @@ func (t Trace) Traceparent() string {
 func (t Trace) Child() Trace {
 	var ids ids
 	copy(ids.traceID(), t.TraceID)
-	ids.random(spanIDAt, 8, rand.Uint64) //nolint:gosec // G404: see Options.Rand
+	ids.random(spanIDAt, 8, rand.Uint64)
 	if t.RequestID == "" {
-		ids.random(requestIDAt, 16, rand.Uint64) //nolint:gosec // G404: see Options.Rand
+		ids.random(requestIDAt, 16, rand.Uint64)
 	}
 	t.format(&ids)
 	return t
