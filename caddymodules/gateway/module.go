@@ -1,0 +1,217 @@
+package gateway
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"regexp"
+	"time"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
+
+	"github.com/tenantgate/tenantgate/internal/clock"
+	"github.com/tenantgate/tenantgate/internal/permission"
+)
+
+const (
+	// appName is the app's module ID and the name of the global option.
+	appName = "tenantgate"
+	// defaultNamespace is the namespace unless one is configured.
+	defaultNamespace = "tenantgate"
+	// minPoll is the shortest poll interval: below it a gateway does little else.
+	minPoll = 10 * time.Millisecond
+	// firstLoad is how long Start waits for the first look at the permission
+	// table, so that a restart answers 503 as shortly as can be. A database that
+	// is not there is known at once and never waited for.
+	firstLoad = time.Second
+)
+
+func init() {
+	caddy.RegisterModule((*App)(nil))
+	httpcaddyfile.RegisterGlobalOption(appName, parseGlobalOption)
+}
+
+// App is the app `tenantgate`: what all handlers of Tenantgate share, one
+// instance per configuration. Its connections are kept over reloads.
+//
+// Nothing is opened before the app starts, so `validate` works without a
+// database, and a database that is missing or away never fails a start or a
+// reload.
+type App struct {
+	// Database holds tenants, users and the permission table: sqlite://PATH, the
+	// path relative to the working directory or absolute. Placeholders such as
+	// {env.DATABASE} and {file./run/secrets/database} are replaced once, at start.
+	// The schema must be there (`backends migrate`). Needed by `check_permission`.
+	Database string `json:"database,omitempty"`
+
+	// Namespace sets apart several gateways that share stores: letters, digits,
+	// "_", "-", "." and ":", at most 64. Placeholders are replaced.
+	// Default: tenantgate.
+	Namespace string `json:"namespace,omitempty"`
+
+	// Permissions says how the permission table is kept current.
+	Permissions *Permissions `json:"permissions,omitempty"`
+
+	logger   *slog.Logger
+	settings *permission.Settings
+	table    *sharedTable
+	key      tableKey // of table in the pool while this app holds it
+}
+
+// Permissions says how the permission table is kept current.
+type Permissions struct {
+	// Poll is how often the change counter of the table is read; at least 10ms.
+	// A revoked right is refused at the latest this long after. Default: 500ms.
+	Poll caddy.Duration `json:"poll,omitempty"`
+
+	// MaxStale is how long a gateway that has lost its database goes on deciding
+	// by the last table it read; then it answers 503. At least twice Poll.
+	// Default: 0, for ever.
+	MaxStale caddy.Duration `json:"max_stale,omitempty"`
+}
+
+// CaddyModule returns the Caddy module information.
+func (*App) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{
+		ID:  appName,
+		New: func() caddy.Module { return new(App) },
+	}
+}
+
+// FromContext returns the configuration's app. Handlers call it in Provision.
+// Without a global option `tenantgate` it is an app with the defaults.
+func FromContext(ctx caddy.Context) (*App, error) {
+	app, err := ctx.App(appName)
+	if err != nil {
+		return nil, err
+	}
+	return app.(*App), nil
+}
+
+// Provision resolves the settings and takes hold of what they name.
+func (a *App) Provision(ctx caddy.Context) error {
+	a.logger = ctx.Slogger()
+	repl := caddy.NewReplacer()
+	var err error
+	if a.Database, err = repl.ReplaceOrErr(a.Database, true, true); err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	if a.Namespace, err = repl.ReplaceOrErr(a.Namespace, true, true); err != nil {
+		return fmt.Errorf("namespace: %w", err)
+	}
+	if a.Namespace == "" {
+		a.Namespace = defaultNamespace
+	}
+	a.settings = &permission.Settings{Logger: a.logger}
+	if a.Permissions != nil {
+		a.settings.Poll = time.Duration(a.Permissions.Poll)
+		a.settings.MaxStale = time.Duration(a.Permissions.MaxStale)
+	}
+	if a.Database == "" {
+		return nil
+	}
+	if a.table, a.key, err = acquireTable(a.Database); err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	return nil
+}
+
+var validNamespace = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,64}$`)
+
+// Validate checks the settings.
+func (a *App) Validate() error {
+	if err := validateNamespace(a.Namespace); err != nil {
+		return err
+	}
+	return a.Permissions.validate()
+}
+
+func validateNamespace(s string) error {
+	if !validNamespace.MatchString(s) {
+		return fmt.Errorf("namespace %q is not valid: use 1 to 64 letters and digits, or one of _ - . : in between", s)
+	}
+	return nil
+}
+
+func validateDatabase(url string) error {
+	table, err := permission.New(url, permission.Settings{}, clock.System{})
+	if err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	return table.Close()
+}
+
+func (p *Permissions) validate() error {
+	if p == nil {
+		return nil
+	}
+	poll, stale := time.Duration(p.Poll), time.Duration(p.MaxStale)
+	if poll == 0 {
+		poll = permission.DefaultPoll
+	}
+	switch {
+	case poll < minPoll:
+		return fmt.Errorf("permissions: poll is %v, want at least %v", poll, minPoll)
+	case stale != 0 && stale < 2*poll:
+		return fmt.Errorf("permissions: max_stale is %v, want 0 or at least twice poll (%v)", stale, 2*poll)
+	}
+	return nil
+}
+
+// Start begins to read the permission table and waits up to a second for the
+// first attempt. It never fails.
+func (a *App) Start() error {
+	if a.table == nil {
+		return nil
+	}
+	a.table.use(a.settings)
+	timer := time.NewTimer(firstLoad)
+	defer timer.Stop()
+	select {
+	case <-a.table.Attempted():
+	case <-timer.C:
+		a.logger.Warn("permission table takes long to load: checked requests get 503 until it is there")
+	}
+	return nil
+}
+
+// Stop gives up this configuration's settings. Another configuration that
+// holds the table keeps it running with its own.
+func (a *App) Stop() error {
+	if a.table != nil {
+		a.table.forget(a.settings)
+	}
+	return nil
+}
+
+// Cleanup gives up what Provision took. Requests that are still on their way
+// go on with the snapshot they have.
+func (a *App) Cleanup() error {
+	if a.key == (tableKey{}) {
+		return nil
+	}
+	key := a.key
+	a.key = tableKey{}
+	_, err := tables.Delete(key)
+	return err
+}
+
+// errNoDatabase tells how to get a permission table.
+var errNoDatabase = errors.New(`no database is configured: add "database sqlite://<file>" to the global option "tenantgate"`)
+
+// PermissionTable returns the permission table, which is kept current while
+// the app runs, also over reloads. It is an error if no database is configured.
+func (a *App) PermissionTable() (*permission.Table, error) {
+	if a.table == nil {
+		return nil, errNoDatabase
+	}
+	return a.table.Table, nil
+}
+
+var (
+	_ caddy.App          = (*App)(nil)
+	_ caddy.Provisioner  = (*App)(nil)
+	_ caddy.Validator    = (*App)(nil)
+	_ caddy.CleanerUpper = (*App)(nil)
+)
