@@ -1,0 +1,103 @@
+package logformat_test
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/caddyconfig"
+	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
+	_ "github.com/caddyserver/caddy/v2/modules/logging"
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenantgate/tenantgate/caddymodules/adapttest"
+	"github.com/tenantgate/tenantgate/caddymodules/logformat"
+)
+
+func TestAdapt(t *testing.T) { adapttest.Run(t, "testdata/*.caddyfiletest") }
+
+func TestProvisionRefusesAnUnknownStyle(t *testing.T) {
+	e := &logformat.Encoder{Style: "{env.TENANTGATE_TEST_STYLE}"}
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	require.NoError(t, e.Provision(ctx), "an empty variable means the default")
+	t.Setenv("TENANTGATE_TEST_STYLE", "yaml")
+	require.ErrorContains(t, e.Provision(ctx), "unknown log style 'yaml': use json or console")
+}
+
+// TestAccessAndErrorLinesOfARealServer reads what Caddy writes through the
+// encoder for a request that is full of secrets.
+func TestAccessAndErrorLinesOfARealServer(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "access.log")
+	address := freeAddress(t)
+	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(`{
+		admin off
+		persist_config off
+		log default {
+			output file `+file+`
+			format tenantgate
+		}
+	}
+	http://`+address+` {
+		log
+		respond /ok "fine"
+		error /broken "no luck" 500
+	}`), nil)
+	require.NoError(t, err)
+	require.NoError(t, caddy.Load(config, true))
+	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
+
+	for _, path := range []string{"/ok", "/broken"} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+path+"?token=SECRET", nil)
+		require.NoError(t, err)
+		r.Header.Set("Authorization", "Bearer SECRET")
+		r.Header.Set("X-Api-Key", "SECRET")
+		r.Header.Set("Cookie", "session=SECRET")
+		resp, err := http.DefaultClient.Do(r)
+		require.NoError(t, err)
+		_, _ = io.Copy(io.Discard, resp.Body)
+		require.NoError(t, resp.Body.Close())
+	}
+
+	content, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.NotContains(t, string(content), "SECRET")
+	var access, failure map[string]any
+	for _, line := range strings.Split(strings.TrimSpace(string(content)), "\n") {
+		var fields map[string]any
+		require.NoError(t, json.Unmarshal([]byte(line), &fields), line)
+		require.Equal(t, "tenantgate", fields["service"])
+		switch fields["logger"] {
+		case "http.log.access":
+			if fields["path"] == "/ok" {
+				access = fields
+			}
+		case "http.log.error":
+			failure = fields
+		}
+	}
+	require.Equal(t, "handled request", access["msg"])
+	require.Equal(t, "GET", access["method"])
+	require.Equal(t, address, access["host"])
+	require.Equal(t, "127.0.0.1", access["client_ip"])
+	require.InDelta(t, 200, access["status"], 0)
+	require.InDelta(t, 4, access["bytes"], 0)
+	require.Positive(t, access["duration_ms"])
+	require.Equal(t, "/broken", failure["path"])
+	require.Equal(t, "error", failure["level"])
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { require.NoError(t, listener.Close()) }()
+	return listener.Addr().String()
+}
