@@ -73,7 +73,16 @@ func Open(ctx context.Context, rawURL string, c clock.Clock) (*DB, error) {
 	if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
 		return nil, fmt.Errorf("open database %s: the folder %s does not exist", path, filepath.Dir(path))
 	}
-	write, err := sql.Open("sqlite3", dsn(path, "rwc", "&_txlock=immediate"))
+	// The store holds password hashes and signing keys: for its owner only.
+	// SQLite gives its -wal and -shm files the same mode.
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	if err := file.Close(); err != nil {
+		return nil, fmt.Errorf("open database: %w", err)
+	}
+	write, err := sql.Open("sqlite3", dsn(path, "rw", "&_txlock=immediate"))
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}

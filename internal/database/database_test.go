@@ -3,7 +3,9 @@ package database_test
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -23,6 +25,19 @@ func open(t *testing.T) (*database.DB, string) {
 	t.Cleanup(func() { require.NoError(t, db.Close()) })
 	require.NoError(t, db.Migrate(t.Context()))
 	return db, url
+}
+
+func TestTheFilesAreForTheirOwnerOnly(t *testing.T) {
+	t.Parallel()
+	_, url := open(t)
+	files, err := filepath.Glob(strings.TrimPrefix(url, "sqlite://") + "*")
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, len(files), 2, "the database and its log")
+	for _, file := range files {
+		info, err := os.Stat(file)
+		require.NoError(t, err)
+		require.Equal(t, os.FileMode(0o600), info.Mode().Perm(), file)
+	}
 }
 
 func TestOpenNamesWhatIsWrong(t *testing.T) {
