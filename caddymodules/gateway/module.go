@@ -129,7 +129,7 @@ func (a *App) Validate() error {
 
 func validateNamespace(s string) error {
 	if !validNamespace.MatchString(s) {
-		return fmt.Errorf("namespace %q is not valid: use 1 to 64 letters and digits, or one of _ - . : in between", s)
+		return fmt.Errorf("namespace %q is not valid: use only letters, digits and _ - . : (1 to 64 of them)", s)
 	}
 	return nil
 }

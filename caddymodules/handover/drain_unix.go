@@ -16,12 +16,12 @@ func drain(tcp *net.TCPListener) []net.Conn {
 	}
 	var conns []net.Conn
 	_ = raw.Control(func(fd uintptr) {
-		if syscall.SetNonblock(int(fd), true) != nil { //nolint:gosec // a descriptor is a small number
+		if syscall.SetNonblock(int(fd), true) != nil {
 			return
 		}
 		for {
-			accepted, _, err := syscall.Accept(int(fd)) //nolint:gosec // as above
-			if err != nil {                             // EAGAIN: the queue is empty
+			accepted, _, err := syscall.Accept(int(fd))
+			if err != nil { // EAGAIN: the queue is empty
 				return
 			}
 			syscall.CloseOnExec(accepted)

@@ -93,7 +93,7 @@ func TestReloadsLoseNoNewConnection(t *testing.T) {
 }
 
 func get(client *http.Client, url string) error {
-	resp, err := client.Get(url) //nolint:noctx // the client has a timeout
+	resp, err := client.Get(url)
 	if err != nil {
 		return err
 	}
