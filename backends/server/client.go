@@ -4,9 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"strings"
 	"time"
 
@@ -28,7 +30,7 @@ func NewClient(base string, gatewaySecret secret.String, timeout time.Duration) 
 	return &Client{base: strings.TrimSuffix(base, "/"), secret: gatewaySecret, http: &http.Client{Timeout: timeout}}
 }
 
-// CallError is an answer that is not a 2xx.
+// CallError is an answer that is not a 2xx. Path is without the query.
 type CallError struct {
 	Path   string
 	Status int
@@ -39,8 +41,9 @@ func (e *CallError) Error() string { return fmt.Sprintf("call %s: status %d", e.
 
 // Do sends body (nil for none) as JSON on behalf of the request r and decodes
 // the answer into result (nil: it is dropped). An answer that is not a 2xx is a
-// [*CallError].
-func (c *Client) Do(ctx context.Context, r *http.Request, method, path string, body, result any) error {
+// [*CallError]. Errors never hold the query of target, because they are logged.
+func (c *Client) Do(ctx context.Context, r *http.Request, method, target string, body, result any) error {
+	path, _, _ := strings.Cut(target, "?")
 	var reader io.Reader
 	if body != nil {
 		encoded, err := json.Marshal(body)
@@ -49,9 +52,9 @@ func (c *Client) Do(ctx context.Context, r *http.Request, method, path string, b
 		}
 		reader = bytes.NewReader(encoded)
 	}
-	req, err := http.NewRequestWithContext(ctx, method, c.base+path, reader)
+	req, err := http.NewRequestWithContext(ctx, method, c.base+target, reader)
 	if err != nil {
-		return fmt.Errorf("call %s: %w", path, err)
+		return fmt.Errorf("call %s: %w", path, withoutURL(err))
 	}
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
@@ -71,7 +74,7 @@ func (c *Client) Do(ctx context.Context, r *http.Request, method, path string, b
 
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return fmt.Errorf("call %s: %w", path, err)
+		return fmt.Errorf("call %s: %w", path, withoutURL(err))
 	}
 	defer func() { _ = resp.Body.Close() }()
 	if resp.StatusCode/100 != 2 {
@@ -84,4 +87,13 @@ func (c *Client) Do(ctx context.Context, r *http.Request, method, path string, b
 		return fmt.Errorf("call %s: %w", path, err)
 	}
 	return nil
+}
+
+// withoutURL returns the cause in a [*url.Error], whose text has the whole URL.
+func withoutURL(err error) error {
+	var e *url.Error
+	if errors.As(err, &e) {
+		return e.Err
+	}
+	return err
 }

@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,8 +42,9 @@ type Config struct {
 
 // Router routes requests by the exact patterns of http.ServeMux.
 type Router struct {
-	config Config
-	mux    *http.ServeMux
+	config   Config
+	mux      *http.ServeMux
+	patterns []string
 }
 
 // NewRouter returns a router without routes.
@@ -64,6 +66,7 @@ func (rt *Router) Handle(pattern string, h Handler) {
 // Public registers h for requests from anybody who reaches the service, with
 // or without the gateway's secret. It is for keys and health, never for data.
 func (rt *Router) Public(pattern string, h Handler) {
+	rt.patterns = append(rt.patterns, pattern)
 	handler := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		state(r.Context()).err = h(w, r)
 	})
@@ -72,6 +75,10 @@ func (rt *Router) Public(pattern string, h Handler) {
 		rt.mux.Handle(bare, handler)
 	}
 }
+
+// Patterns returns what was registered, in that order, so that a test can hold
+// the API's description against it.
+func (rt *Router) Patterns() []string { return slices.Clone(rt.patterns) }
 
 // requestState is what the frame knows of one request.
 type requestState struct {

@@ -240,19 +240,21 @@ func TestClientPassesTraceCallerAndSecretOn(t *testing.T) {
 	client := server.NewClient(other.URL+"/", "s3cret", time.Second)
 
 	router := server.NewRouter(server.Config{Log: zap.NewNop(), Clock: clock.System{}})
+	var failure error
 	router.Handle("POST /", func(w http.ResponseWriter, r *http.Request) error {
 		var result struct{ Answer int }
 		if err := client.Do(r.Context(), r, http.MethodPost, "/x?y=1", map[string]int{"n": 1}, &result); err != nil {
 			return err
 		}
-		var failed *server.CallError
-		require.ErrorAs(t, client.Do(r.Context(), r, http.MethodGet, "/fails", nil, nil), &failed)
-		require.Equal(t, http.StatusTeapot, failed.Status)
+		failure = client.Do(r.Context(), r, http.MethodGet, "/fails", nil, nil)
 		return server.WriteJSON(w, http.StatusCreated, result)
 	})
 	w := serve(router, request(http.MethodPost, "/", "", "Authorization", "Bearer SECRET"))
 	require.Equal(t, http.StatusCreated, w.Code)
 	require.JSONEq(t, `{"Answer":42}`, w.Body.String())
+	var failed *server.CallError
+	require.ErrorAs(t, failure, &failed)
+	require.Equal(t, http.StatusTeapot, failed.Status)
 	require.Equal(t, "u1", got.Header.Get("X-User-Id"))
 	require.Equal(t, "7", got.Header.Get("X-Tenant-Id"))
 	require.Equal(t, "s3cret", got.Header.Get("X-Gateway-Secret"))
@@ -260,4 +262,51 @@ func TestClientPassesTraceCallerAndSecretOn(t *testing.T) {
 	require.Equal(t, traceID, got.Header.Get("X-Trace-Id"))
 	require.Regexp(t, "^00-"+traceID+"-[0-9a-f]{16}-01$", got.Header.Get("Traceparent"))
 	require.Empty(t, gotBody, "the second call had no body")
+}
+
+// TestClientErrorsHoldNoQuery is about logs: errors end in them, queries must not.
+func TestClientErrorsHoldNoQuery(t *testing.T) {
+	t.Parallel()
+	other := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/fails" {
+			w.WriteHeader(http.StatusTeapot)
+		}
+	}))
+	t.Cleanup(other.Close)
+	gone := httptest.NewServer(http.NotFoundHandler())
+	gone.Close()
+	for name, test := range map[string]struct {
+		base, target string
+		body         any
+		message      string
+	}{
+		"a status":                {other.URL, "/fails?user_id=HIDDEN", nil, "call /fails: status 418"},
+		"a body that is no JSON":  {other.URL, "/?user_id=HIDDEN", nil, "call /: EOF"},
+		"nobody listens":          {gone.URL, "/?user_id=HIDDEN", nil, "call /: dial tcp"},
+		"a URL that is none":      {other.URL, "/?user_id=HIDDEN\x7f", nil, "call /: net/url: invalid control character in URL"},
+		"a body that can't be it": {other.URL, "/?user_id=HIDDEN", func() {}, "call /: json: unsupported type"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var err error
+			router := server.NewRouter(server.Config{Log: zap.NewNop(), Clock: clock.System{}})
+			router.Handle("GET /", func(_ http.ResponseWriter, r *http.Request) error {
+				var result any
+				err = server.NewClient(test.base, "", time.Second).Do(r.Context(), r, http.MethodGet, test.target, test.body, &result)
+				return nil
+			})
+			serve(router, request(http.MethodGet, "/", ""))
+			require.ErrorContains(t, err, test.message)
+			require.NotContains(t, err.Error(), "HIDDEN")
+		})
+	}
+}
+
+func TestPatternsAreWhatWasRegistered(t *testing.T) {
+	t.Parallel()
+	router := server.NewRouter(server.Config{Log: zap.NewNop(), Clock: clock.System{}})
+	nothing := func(http.ResponseWriter, *http.Request) error { return nil }
+	router.Handle("POST /a/{$}", nothing)
+	router.Public("GET /b", nothing)
+	require.Equal(t, []string{"POST /a/{$}", "GET /b"}, router.Patterns())
 }
