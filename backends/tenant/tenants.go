@@ -1,0 +1,238 @@
+package tenant
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+	"net/http"
+	"strconv"
+
+	"github.com/tenantgate/tenantgate/backends/server"
+	"github.com/tenantgate/tenantgate/internal/database"
+	"github.com/tenantgate/tenantgate/internal/identity"
+	"github.com/tenantgate/tenantgate/internal/problem"
+)
+
+// adminRole is the role that a new tenant starts with.
+const adminRole = "Admin"
+
+// tenantBody is a tenant in a response.
+type tenantBody struct {
+	ID        int64     `json:"id"`
+	Name      string    `json:"name"`
+	Status    string    `json:"status"`
+	CreatedAt timestamp `json:"created_at"`
+	UpdatedAt timestamp `json:"updated_at"`
+}
+
+func scanTenant(row scanner) (t tenantBody, err error) {
+	err = row.Scan(&t.ID, &t.Name, &t.Status, &t.CreatedAt, &t.UpdatedAt)
+	return t, err
+}
+
+const selectTenant = `SELECT id, name, status, created_at, updated_at FROM tenants WHERE id = $1`
+
+func findTenant(ctx context.Context, q identity.Queryer, id int64) (tenantBody, error) {
+	t, err := scanTenant(q.QueryRowContext(ctx, selectTenant, id))
+	return t, found(err)
+}
+
+// ownTenant answers GET /api/tenant/.
+func (s *Service) ownTenant(w http.ResponseWriter, r *http.Request, c server.Caller) error {
+	t, err := findTenant(r.Context(), s.config.DB.Reader(), c.TenantID)
+	if err != nil {
+		return err
+	}
+	return server.WriteJSON(w, http.StatusOK, t)
+}
+
+// renameOwnTenant answers PATCH /api/tenant/. A tenant can't lift its own suspension.
+func (s *Service) renameOwnTenant(w http.ResponseWriter, r *http.Request, c server.Caller) error {
+	var in struct {
+		Name *string `json:"name"`
+	}
+	if err := server.Decode(r, &in); err != nil {
+		return err
+	}
+	return s.patchTenant(w, r, c, c.TenantID, in.Name, nil)
+}
+
+const selectTenants = `SELECT id, name, status, created_at, updated_at FROM tenants WHERE id > $1 ORDER BY id LIMIT $2`
+
+// listTenants answers GET /api/tenants/.
+func (s *Service) listTenants(w http.ResponseWriter, r *http.Request, _ server.Caller) error {
+	limit, after, err := parseIDPage(r)
+	if err != nil {
+		return err
+	}
+	scan := func(rows *sql.Rows) (tenantBody, error) { return scanTenant(rows) }
+	all, err := query(r.Context(), s.config.DB.Reader(), scan, selectTenants, after, limit+1)
+	if err != nil {
+		return err
+	}
+	return writeList(w, r, all, limit, func(t tenantBody) string { return strconv.FormatInt(t.ID, 10) })
+}
+
+// getTenant answers GET /api/tenants/{id}/.
+func (s *Service) getTenant(w http.ResponseWriter, r *http.Request, _ server.Caller) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	t, err := findTenant(r.Context(), s.config.DB.Reader(), id)
+	if err != nil {
+		return err
+	}
+	return server.WriteJSON(w, http.StatusOK, t)
+}
+
+const insertTenant = `INSERT INTO tenants (name, created_at, updated_at) VALUES ($1, $2, $2) RETURNING id, name, status, created_at, updated_at`
+
+// createTenant answers POST /api/tenants/. The tenant starts with a role Admin
+// that may do everything but run the installation, and with an admin if one is
+// named; otherwise the first member must be invited.
+func (s *Service) createTenant(w http.ResponseWriter, r *http.Request, c server.Caller) error {
+	var in struct {
+		Name        string `json:"name"`
+		AdminUserID string `json:"admin_user_id"`
+		AdminEmail  string `json:"admin_email"`
+	}
+	if err := server.Decode(r, &in); err != nil {
+		return err
+	}
+	var f fault
+	f.tenantName("/name", in.Name)
+	if in.AdminUserID != "" && in.AdminEmail != "" {
+		f.add("/admin_email", "conflict", "Give admin_user_id or admin_email, not both.")
+	}
+	if err := f.problem(); err != nil {
+		return err
+	}
+	ctx := r.Context()
+	var created tenantBody
+	err := s.change(ctx, c, func(tx *database.Tx) (_ *event, err error) {
+		if created, err = scanTenant(tx.QueryRowContext(ctx, insertTenant, in.Name, tx.NowMS())); err != nil {
+			return nil, err
+		}
+		role, err := scanRole(tx.QueryRowContext(ctx, insertRole, created.ID, adminRole, tx.NowMS()))
+		if err != nil {
+			return nil, err
+		}
+		if err := grantAll(ctx, tx, created.ID, role.ID); err != nil {
+			return nil, err
+		}
+		detail := map[string]string{"name": created.Name}
+		if in.AdminUserID != "" || in.AdminEmail != "" {
+			admin, err := findAccount(ctx, tx, "/admin_user_id", in.AdminUserID, "/admin_email", in.AdminEmail)
+			if err != nil {
+				return nil, err
+			}
+			if err := identity.InsertMembership(ctx, tx, created.ID, admin.ID, role.ID); err != nil {
+				return nil, err
+			}
+			detail["admin"] = admin.ID
+		}
+		return &event{tenantID: created.ID, action: "tenant.created", target: target("tenant", created.ID), detail: detail}, nil
+	})
+	if err != nil {
+		return err
+	}
+	w.Header().Set("Location", "/api/tenants/"+strconv.FormatInt(created.ID, 10)+"/")
+	return server.WriteJSON(w, http.StatusCreated, created)
+}
+
+// updateTenant answers PATCH /api/tenants/{id}/.
+func (s *Service) updateTenant(w http.ResponseWriter, r *http.Request, c server.Caller) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	var in struct {
+		Name   *string `json:"name"`
+		Status *string `json:"status"`
+	}
+	if err := server.Decode(r, &in); err != nil {
+		return err
+	}
+	if id == c.TenantID && in.Status != nil && *in.Status != identity.StatusActive {
+		return errOwnTenant()
+	}
+	return s.patchTenant(w, r, c, id, in.Name, in.Status)
+}
+
+func errOwnTenant() error {
+	return problem.New(http.StatusConflict, "own-tenant", "You can't suspend or delete the tenant that you are working in.")
+}
+
+const setTenant = `UPDATE tenants SET name = $1, status = $2, updated_at = $3 WHERE id = $4 RETURNING id, name, status, created_at, updated_at`
+
+// patchTenant changes what is not nil.
+func (s *Service) patchTenant(w http.ResponseWriter, r *http.Request, c server.Caller, id int64, name, status *string) error {
+	var f fault
+	if name == nil && status == nil {
+		f.required("/name")
+	}
+	if name != nil {
+		f.tenantName("/name", *name)
+	}
+	if status != nil && *status != identity.StatusActive && *status != identity.StatusSuspended {
+		f.add("/status", "invalid", "Give active or suspended.")
+	}
+	if err := f.problem(); err != nil {
+		return err
+	}
+	ctx := r.Context()
+	var after tenantBody
+	err := s.change(ctx, c, func(tx *database.Tx) (*event, error) {
+		before, err := findTenant(ctx, tx, id)
+		if err != nil {
+			return nil, err
+		}
+		after = before
+		if name != nil {
+			after.Name = *name
+		}
+		if status != nil {
+			after.Status = *status
+		}
+		if after == before {
+			return nil, nil
+		}
+		after, err = scanTenant(tx.QueryRowContext(ctx, setTenant, after.Name, after.Status, tx.NowMS(), id))
+		return &event{tenantID: id, action: "tenant.updated", target: target("tenant", id), detail: map[string]tenantBody{"from": before, "to": after}}, err
+	})
+	if err != nil {
+		return err
+	}
+	return server.WriteJSON(w, http.StatusOK, after)
+}
+
+const deleteTenant = `DELETE FROM tenants WHERE id = $1`
+
+// deleteTenant answers DELETE /api/tenants/{id}/. Members, roles, grants,
+// sessions and invitations go with it; the audit log and the users stay.
+func (s *Service) deleteTenant(w http.ResponseWriter, r *http.Request, c server.Caller) error {
+	id, err := pathID(r, "id")
+	if err != nil {
+		return err
+	}
+	if id == c.TenantID {
+		return errOwnTenant()
+	}
+	ctx := r.Context()
+	err = s.change(ctx, c, func(tx *database.Tx) (*event, error) {
+		before, err := findTenant(ctx, tx, id)
+		if err != nil {
+			return nil, err
+		}
+		if _, err := tx.ExecContext(ctx, deleteTenant, id); err != nil {
+			return nil, fmt.Errorf("delete tenant: %w", err)
+		}
+		return &event{tenantID: id, action: "tenant.deleted", target: target("tenant", id), detail: map[string]string{"name": before.Name}}, nil
+	})
+	if err != nil {
+		return err
+	}
+	w.WriteHeader(http.StatusNoContent)
+	return nil
+}
