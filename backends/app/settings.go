@@ -1,0 +1,302 @@
+package app
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/mail"
+	"net/url"
+	"os"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.uber.org/zap/zapcore"
+
+	"github.com/tenantgate/tenantgate/backends/invitation"
+	"github.com/tenantgate/tenantgate/internal/secret"
+)
+
+// Config is everything that can be set. [FromEnv] reads it; the zero value
+// lacks the defaults.
+type Config struct {
+	DatabaseURL string
+
+	AuthListen, TenantListen, InvitationListen string
+	// TenantURL is where auth finds the tenant service. Empty: where this
+	// process serves it.
+	TenantURL string
+	// PublicURL is where people reach the gateway; links in mails start with it.
+	PublicURL string
+
+	TokenIssuer, TokenAudience        string
+	AccessTTL, RefreshTTL, SessionTTL time.Duration
+
+	// GatewaySecret must come with every request. It is required unless all
+	// services listen on loopback.
+	GatewaySecret secret.String
+	// KeySecret seals the signing keys in the database.
+	KeySecret secret.String
+
+	// MailDir or SMTPURL says where mails go; exactly one must be set.
+	MailDir      string
+	SMTPURL      secret.String
+	SMTPUsername string
+	SMTPPassword secret.String
+	SMTPCAFile   string
+	// MailFrom is the sender; empty: no-reply at the host of PublicURL.
+	MailFrom string
+
+	PasswordMin  int
+	HashParallel int
+
+	InvitationProduct  string
+	InvitationRole     string
+	InvitationLifetime time.Duration
+	InvitationCooldown time.Duration
+
+	LogLevel        zapcore.Level
+	ShutdownTimeout time.Duration
+}
+
+// Setting is one environment variable.
+type Setting struct {
+	// Name is the variable. A secret one may also be given as Name_FILE, the
+	// path of a file that holds it.
+	Name    string
+	Default string
+	Help    string
+	Secret  bool
+	set     func(*Config, string) error
+}
+
+// Settings returns all settings in the order of their documentation.
+func Settings() []Setting {
+	parallel := strconv.Itoa(max(2, runtime.GOMAXPROCS(0)))
+	return []Setting{
+		{"DATABASE_URL", "sqlite://tenantgate.db", "the store", true, text(func(c *Config) *string { return &c.DatabaseURL })},
+		{"AUTH_LISTEN", "127.0.0.1:9001", "address of the auth service", false, text(func(c *Config) *string { return &c.AuthListen })},
+		{"TENANT_LISTEN", "127.0.0.1:9002", "address of the tenant service", false, text(func(c *Config) *string { return &c.TenantListen })},
+		{"INVITATION_LISTEN", "127.0.0.1:9003", "address of the invitation service", false, text(func(c *Config) *string { return &c.InvitationListen })},
+		{"TENANT_URL", "", "where auth calls the tenant service; empty: in this process", false, text(func(c *Config) *string { return &c.TenantURL })},
+		{"PUBLIC_URL", "http://localhost:8080", "where people reach the gateway; links in mails start with it", false, text(func(c *Config) *string { return &c.PublicURL })},
+		{"TOKEN_ISSUER", "tenantgate", "`iss` of access tokens", false, text(func(c *Config) *string { return &c.TokenIssuer })},
+		{"TOKEN_AUDIENCE", "tenantgate", "`aud` of access tokens", false, text(func(c *Config) *string { return &c.TokenAudience })},
+		{"ACCESS_TTL", "15m", "life of an access token, at most 30m", false, duration(func(c *Config) *time.Duration { return &c.AccessTTL })},
+		{"REFRESH_TTL", "168h", "how long a refresh token waits to be used", false, duration(func(c *Config) *time.Duration { return &c.RefreshTTL })},
+		{"SESSION_TTL", "720h", "when a user must log in again in any case", false, duration(func(c *Config) *time.Duration { return &c.SessionTTL })},
+		{"GATEWAY_SECRET", "", "must come with every request; required unless all services listen on loopback", true, hidden(func(c *Config) *secret.String { return &c.GatewaySecret })},
+		{"KEY_ENCRYPTION_SECRET", "", "seals the signing keys in the store: at least 32 random bytes", true, hidden(func(c *Config) *secret.String { return &c.KeySecret })},
+		{"MAIL_DIR", "", "folder for mails as .eml files, for development", false, text(func(c *Config) *string { return &c.MailDir })},
+		{"SMTP_URL", "", "mail server: smtp://host:587 (STARTTLS), smtps://host:465, or smtp://host:25?tls=none", true, hidden(func(c *Config) *secret.String { return &c.SMTPURL })},
+		{"SMTP_USERNAME", "", "log-in name, if it is not in SMTP_URL", false, text(func(c *Config) *string { return &c.SMTPUsername })},
+		{"SMTP_PASSWORD", "", "log-in password, if it is not in SMTP_URL", true, hidden(func(c *Config) *secret.String { return &c.SMTPPassword })},
+		{"SMTP_CA_FILE", "", "PEM file of the authorities that vouch for the mail server; empty: the system's", false, text(func(c *Config) *string { return &c.SMTPCAFile })},
+		{"MAIL_FROM", "", "sender, such as `Acme <no-reply@acme.com>`; empty: no-reply at PUBLIC_URL's host", false, text(func(c *Config) *string { return &c.MailFrom })},
+		{"PASSWORD_MIN", "15", "least length of a new password in characters, never below 8", false, number(func(c *Config) *int { return &c.PasswordMin })},
+		{"HASH_PARALLEL", parallel, "how many passwords are hashed at once, 19 MiB each; default: one a processor, at least 2", false, number(func(c *Config) *int { return &c.HashParallel })},
+		{"INVITATION_PRODUCT", invitation.DefaultProduct, "product whose feature `invitations` guards the invitation API", false, text(func(c *Config) *string { return &c.InvitationProduct })},
+		{"INVITATION_ROLE", invitation.DefaultRole, "role of invitations that name none", false, text(func(c *Config) *string { return &c.InvitationRole })},
+		{"INVITATION_LIFETIME", "168h", "how long an invitation can be accepted, 1m to 720h", false, duration(func(c *Config) *time.Duration { return &c.InvitationLifetime })},
+		{"INVITATION_COOLDOWN", "1m", "least time between two mails of one invitation", false, duration(func(c *Config) *time.Duration { return &c.InvitationCooldown })},
+		{"LOG_LEVEL", "info", "least level of log lines: debug, info, warn or error", false, level},
+		{"SHUTDOWN_TIMEOUT", "10s", "how long requests in flight may take after SIGTERM", false, duration(func(c *Config) *time.Duration { return &c.ShutdownTimeout })},
+	}
+}
+
+// FromEnv returns the configuration that an environment describes; lookup is
+// os.LookupEnv. The error names everything that can't be
+// read; such settings have their default then.
+func FromEnv(lookup func(name string) (string, bool)) (Config, error) {
+	var c Config
+	var faults []error
+	for _, s := range Settings() {
+		value, err := s.value(lookup)
+		if err == nil {
+			err = s.set(&c, value)
+		}
+		if err != nil {
+			faults = append(faults, fmt.Errorf("%s: %w", s.Name, err))
+			_ = s.set(&c, s.Default) // so that Validate does not name it again
+		}
+	}
+	return c, join(faults)
+}
+
+// value returns what the setting is set to: by its variable, by the file that
+// Name_FILE names, or by default. An empty variable counts as not set.
+func (s Setting) value(lookup func(string) (string, bool)) (string, error) {
+	value, _ := lookup(s.Name)
+	path, _ := lookup(s.Name + "_FILE")
+	switch {
+	case path != "" && !s.Secret:
+		return "", fmt.Errorf("%s_FILE is not supported: it is no secret", s.Name)
+	case path != "" && value != "":
+		return "", fmt.Errorf("set it or %s_FILE, not both", s.Name)
+	case path != "":
+		content, err := os.ReadFile(path)
+		if err != nil {
+			return "", err
+		}
+		if value = strings.TrimRight(string(content), "\r\n"); value == "" {
+			return "", fmt.Errorf("the file %s is empty", path)
+		}
+	case value == "":
+		return s.Default, nil
+	}
+	return value, nil
+}
+
+// Validate returns everything that is wrong with c as one error, nil if it can
+// be served.
+func (c *Config) Validate() error {
+	var faults []error
+	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	loopback := true
+	for _, l := range []struct{ name, address string }{
+		{"AUTH_LISTEN", c.AuthListen}, {"TENANT_LISTEN", c.TenantListen}, {"INVITATION_LISTEN", c.InvitationListen},
+	} {
+		host, _, err := net.SplitHostPort(l.address)
+		if err != nil {
+			fault("%s: %q is not host:port", l.name, l.address)
+			continue
+		}
+		ip := net.ParseIP(host)
+		loopback = loopback && (host == "localhost" || ip != nil && ip.IsLoopback())
+	}
+	if !loopback && c.GatewaySecret == "" {
+		fault("GATEWAY_SECRET: required, because a service listens beyond loopback and would believe anybody's X-User-Id")
+	}
+	if n := len(c.GatewaySecret); n > 0 && n < 16 {
+		fault("GATEWAY_SECRET: has %d bytes, give at least 16 random ones", n)
+	}
+	if n := len(c.KeySecret); n > 0 && n < 32 {
+		fault("KEY_ENCRYPTION_SECRET: has %d bytes, give at least 32 random ones", n)
+	}
+	if _, err := parseHTTP(c.PublicURL); err != nil {
+		fault("PUBLIC_URL: %w", err)
+	}
+	if c.TenantURL != "" {
+		if _, err := parseHTTP(c.TenantURL); err != nil {
+			fault("TENANT_URL: %w", err)
+		}
+	}
+	if c.PasswordMin < 8 {
+		fault("PASSWORD_MIN: is %d, NIST SP 800-63B allows no less than 8", c.PasswordMin)
+	}
+	if c.HashParallel < 1 {
+		fault("HASH_PARALLEL: is %d, give at least 1", c.HashParallel)
+	}
+	if c.AccessTTL < time.Second || c.AccessTTL > 30*time.Minute {
+		fault("ACCESS_TTL: is %s, give 1s to 30m", c.AccessTTL)
+	}
+	if c.InvitationLifetime < time.Minute || c.InvitationLifetime > 30*24*time.Hour {
+		fault("INVITATION_LIFETIME: is %s, give 1m to 720h", c.InvitationLifetime)
+	}
+	return join(append(faults, c.validateMail()...))
+}
+
+func (c *Config) validateMail() []error {
+	var faults []error
+	switch {
+	case c.MailDir == "" && c.SMTPURL == "":
+		faults = append(faults, errors.New("SMTP_URL: required, or MAIL_DIR for development"))
+	case c.MailDir != "" && c.SMTPURL != "":
+		faults = append(faults, errors.New("SMTP_URL: set it or MAIL_DIR, not both"))
+	case c.SMTPURL != "":
+		if _, err := c.smtp(); err != nil {
+			faults = append(faults, err)
+		}
+	}
+	if _, err := c.sender(); err != nil {
+		faults = append(faults, err)
+	}
+	return faults
+}
+
+// sender returns the sender of mails.
+func (c *Config) sender() (mail.Address, error) {
+	if c.MailFrom != "" {
+		address, err := mail.ParseAddress(c.MailFrom)
+		if err != nil {
+			return mail.Address{}, fmt.Errorf("MAIL_FROM: %q is not an address", c.MailFrom)
+		}
+		return *address, nil
+	}
+	host := "localhost"
+	if u, err := parseHTTP(c.PublicURL); err == nil && net.ParseIP(u.Hostname()) == nil {
+		host = u.Hostname()
+	}
+	return mail.Address{Name: "Tenantgate", Address: "no-reply@" + host}, nil
+}
+
+// parseHTTP returns an http or https URL of an origin: the page and the API are
+// at the root of it.
+func parseHTTP(raw string) (*url.URL, error) {
+	u, err := url.Parse(raw)
+	if err != nil || (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.User != nil || (u.Path != "" && u.Path != "/") || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("%q is not a URL such as https://app.example.com", raw)
+	}
+	return u, nil
+}
+
+// join makes one line of many faults.
+func join(faults []error) error {
+	if len(faults) == 0 {
+		return nil
+	}
+	return &faultList{faults}
+}
+
+// faultList prints its errors on one line.
+type faultList struct{ faults []error }
+
+// Error returns the faults, separated by semicolons.
+func (l *faultList) Error() string {
+	texts := make([]string, len(l.faults))
+	for i, err := range l.faults {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Unwrap returns the faults.
+func (l *faultList) Unwrap() []error { return l.faults }
+
+func text(field func(*Config) *string) func(*Config, string) error {
+	return func(c *Config, value string) error { *field(c) = value; return nil }
+}
+
+func hidden(field func(*Config) *secret.String) func(*Config, string) error {
+	return func(c *Config, value string) error { *field(c) = secret.String(value); return nil }
+}
+
+func number(field func(*Config) *int) func(*Config, string) error {
+	return func(c *Config, value string) error {
+		n, err := strconv.Atoi(value)
+		if err != nil {
+			return fmt.Errorf("%q is not a whole number", value)
+		}
+		*field(c) = n
+		return nil
+	}
+}
+
+func duration(field func(*Config) *time.Duration) func(*Config, string) error {
+	return func(c *Config, value string) error {
+		d, err := time.ParseDuration(value)
+		if err != nil || d <= 0 {
+			return fmt.Errorf("%q is not a duration such as 15m or 1h30m", value)
+		}
+		*field(c) = d
+		return nil
+	}
+}
+
+func level(c *Config, value string) error {
+	if err := c.LogLevel.UnmarshalText([]byte(value)); err != nil || c.LogLevel < zapcore.DebugLevel || c.LogLevel > zapcore.ErrorLevel {
+		return fmt.Errorf("%q is not debug, info, warn or error", value)
+	}
+	return nil
+}
