@@ -1,0 +1,529 @@
+package contract_test
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/mail"
+	"net/url"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"github.com/tenantgate/tenantgate/backends/auth"
+	"github.com/tenantgate/tenantgate/backends/contract"
+	"github.com/tenantgate/tenantgate/backends/invitation"
+	"github.com/tenantgate/tenantgate/backends/seed"
+	"github.com/tenantgate/tenantgate/backends/tenant"
+	"github.com/tenantgate/tenantgate/internal/clock"
+	"github.com/tenantgate/tenantgate/internal/database"
+)
+
+const description = "../openapi.yaml"
+
+// plain stands for argon2.
+type plain struct{}
+
+func (plain) Hash(_ context.Context, password string) (string, error) {
+	return "plain$" + password, nil
+}
+
+func (plain) Verify(_ context.Context, phc, password string) (ok, needsRehash bool, err error) {
+	return phc == "plain$"+password, false, nil
+}
+
+// outbox keeps the newest mail, or fails.
+type outbox struct {
+	mu   sync.Mutex
+	text string
+	down bool
+}
+
+func (o *outbox) Send(_ context.Context, m invitation.Mail) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.down {
+		return errors.New("nobody listens")
+	}
+	o.text = m.Text
+	return nil
+}
+
+// site is the three services over the demo installation, behind something that
+// sets the headers that a gateway would and checks every answer.
+type site struct {
+	t       *testing.T
+	doc     *contract.Document
+	db      *database.DB
+	clock   *clock.Fake
+	mails   *outbox
+	tenants *httptest.Server // the tenant service as the auth service calls it
+	// routes finds the operation of a request, services who serves it.
+	routes   *http.ServeMux
+	services map[string]http.Handler
+	// registered are the routes in the code, seen the answers there were.
+	registered []string
+	seen       map[string]bool
+}
+
+// caller is who is logged in, nobody if the id is empty.
+type caller struct {
+	id     string
+	tenant int
+}
+
+func newSite(t *testing.T) *site {
+	t.Helper()
+	s := &site{
+		t: t, clock: clock.NewFake(time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)), mails: &outbox{},
+		routes: http.NewServeMux(), services: map[string]http.Handler{}, seen: map[string]bool{},
+	}
+	var err error
+	s.doc, err = contract.Load(description)
+	require.NoError(t, err)
+	s.db, err = database.Open(t.Context(), "sqlite://"+filepath.Join(t.TempDir(), "t.db"), s.clock)
+	require.NoError(t, err)
+	t.Cleanup(func() { require.NoError(t, s.db.Close()) })
+	require.NoError(t, s.db.Migrate(t.Context()))
+	require.NoError(t, seed.Demo(t.Context(), s.db, plain{}))
+
+	tenants, err := tenant.New(tenant.Config{DB: s.db, Log: zap.NewNop(), Clock: s.clock})
+	require.NoError(t, err)
+	s.tenants = httptest.NewServer(tenants.Handler())
+	t.Cleanup(s.tenants.Close)
+	logins, err := auth.New(t.Context(), auth.Config{
+		DB: s.db, Log: zap.NewNop(), Clock: s.clock, Passwords: plain{}, Issuer: "i", Audience: "a", TenantURL: s.tenants.URL,
+	})
+	require.NoError(t, err)
+	invitations, err := invitation.New(invitation.Config{
+		DB: s.db, Log: zap.NewNop(), Clock: s.clock, Hasher: plain{}, Mail: s.mails, From: mail.Address{Address: "no-reply@gate.test"},
+		PublicURL: &url.URL{Scheme: "https", Host: "app.example.com"}, Random: rand.Reader,
+	})
+	require.NoError(t, err)
+	for _, h := range []http.Handler{logins.Handler(), tenants.Handler(), invitations.Handler()} {
+		for _, pattern := range h.(interface{ Patterns() []string }).Patterns() {
+			route := withoutSlash(strings.TrimSuffix(pattern, "{$}"))
+			s.registered = append(s.registered, route)
+			s.services[route] = h
+		}
+	}
+	for i, o := range s.doc.Operations {
+		s.routes.HandleFunc(strings.TrimSuffix(o.String(), "/"), func(_ http.ResponseWriter, r *http.Request) { r.Header.Set("operation", strconv.Itoa(i)) })
+	}
+	return s
+}
+
+// withoutSlash makes one of the two spellings that every path has.
+func withoutSlash(route string) string { return strings.TrimSuffix(route, "/") }
+
+// find returns the operation that a request is for.
+func (s *site) find(method, target string) contract.Operation {
+	s.t.Helper()
+	path, _, _ := strings.Cut(target, "?")
+	r := httptest.NewRequestWithContext(s.t.Context(), method, withoutSlash(path), http.NoBody)
+	s.routes.ServeHTTP(httptest.NewRecorder(), r)
+	i, err := strconv.Atoi(r.Header.Get("operation"))
+	require.NoError(s.t, err, "%s %s is not documented", method, target)
+	return s.doc.Operations[i]
+}
+
+// do sends a request that the gateway let through and checks the answer.
+func (s *site) do(who caller, method, target, body string, status int) map[string]any {
+	s.t.Helper()
+	return s.send(who, s.find(method, target).Permission, "application/json", method, target, body, status)
+}
+
+func (s *site) send(who caller, permission, contentType, method, target, body string, status int) map[string]any {
+	s.t.Helper()
+	o := s.find(method, target)
+	r := httptest.NewRequestWithContext(s.t.Context(), method, target, strings.NewReader(body))
+	if body != "" && contentType != "" {
+		r.Header.Set("Content-Type", contentType)
+	}
+	if who.id != "" {
+		r.Header.Set("X-User-Id", who.id)
+		r.Header.Set("X-Tenant-Id", strconv.Itoa(who.tenant))
+		r.Header.Set("X-Permission", permission)
+	}
+	w := httptest.NewRecorder()
+	s.services[withoutSlash(o.String())].ServeHTTP(w, r)
+	require.Equal(s.t, status, w.Code, "%s %s: %s", method, target, w.Body)
+	require.Empty(s.t, s.doc.CheckResponse(o, status, w.Header(), w.Body.Bytes()), "%s %s: %s", method, target, w.Body)
+	if status < 300 {
+		require.Empty(s.t, s.doc.CheckRequest(o, []byte(body)), "%s %s takes what is not documented", method, target)
+	}
+	s.seen[fmt.Sprint(o, " ", status)] = true
+	var answer map[string]any
+	if strings.HasSuffix(w.Header().Get("Content-Type"), "json") {
+		require.NoError(s.t, json.Unmarshal(w.Body.Bytes(), &answer))
+	}
+	if code, _ := answer["code"].(string); code != "" && status >= 400 {
+		require.Contains(s.t, s.doc.Codes(o, status), code, "%s %d", o, status)
+	}
+	return answer
+}
+
+// refuse is do for a refusal with a code.
+func (s *site) refuse(who caller, method, target, body string, status int, code string) {
+	s.t.Helper()
+	require.Equal(s.t, code, s.do(who, method, target, body, status)["code"])
+}
+
+func (s *site) exec(statement string, args ...any) {
+	s.t.Helper()
+	require.NoError(s.t, s.db.InTx(s.t.Context(), func(tx *database.Tx) error {
+		_, err := tx.Exec(statement, args...)
+		return err
+	}))
+}
+
+// user returns the id of a user of the demo.
+func (s *site) user(address string) (id string) {
+	s.t.Helper()
+	require.NoError(s.t, s.db.Reader().QueryRow(`SELECT id FROM users WHERE email_key = $1`, address).Scan(&id))
+	return id
+}
+
+// id returns the number of a row.
+func (s *site) id(query string, args ...any) (id int) {
+	s.t.Helper()
+	require.NoError(s.t, s.db.Reader().QueryRow(query, args...).Scan(&id))
+	return id
+}
+
+func (s *site) admin() caller { return caller{s.user("admin@acme.test"), 1} }
+
+func TestDescriptionIsSound(t *testing.T) {
+	t.Parallel()
+	doc, err := contract.Load(description)
+	require.NoError(t, err)
+	require.Empty(t, doc.Check())
+}
+
+func TestEveryRouteIsDocumentedAndEveryOperationServed(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	var documented []string
+	for _, o := range s.doc.Operations {
+		documented = append(documented, withoutSlash(o.String()))
+	}
+	require.ElementsMatch(t, s.registered, documented)
+}
+
+// TestPermissionsAreThoseOfTheCode asks the services: they name the permission
+// that the gateway should have checked.
+func TestPermissionsAreThoseOfTheCode(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	for _, o := range s.doc.Operations {
+		path := regexp.MustCompile(`\{[^}]*\}`).ReplaceAllString(o.Path, "1")
+		r := httptest.NewRequestWithContext(t.Context(), o.Method, path, http.NoBody)
+		r.Header.Set("X-User-Id", "somebody")
+		r.Header.Set("X-Tenant-Id", "1")
+		w := httptest.NewRecorder()
+		s.services[withoutSlash(o.String())].ServeHTTP(w, r)
+		var answer struct{ Code, Permission string }
+		_ = json.Unmarshal(w.Body.Bytes(), &answer) // the page is no JSON
+		require.Equal(t, o.Permission, answer.Permission, o)
+		require.Equal(t, o.Permission != "", answer.Code == "permission-not-checked", o)
+	}
+}
+
+// TestServicesAnswerAsDocumented walks through every documented status of every
+// operation: what is answered is in the description, and what is in the
+// description is answered.
+func TestServicesAnswerAsDocumented(t *testing.T) {
+	t.Parallel()
+	s := newSite(t)
+	s.refusals()
+	s.logins()
+	s.members()
+	s.roles()
+	s.catalogue()
+	s.platform()
+	s.ownTenant()
+	s.invitations()
+	s.accepts()
+	s.tenants.Close()
+	s.refuse(s.admin(), "GET", "/api/auth/log/", "", 502, "tenant-service-failed")
+	s.refuse(s.admin(), "POST", "/api/auth/log/", "", 502, "tenant-service-failed")
+
+	var unseen []string
+	for _, o := range s.doc.Operations {
+		for _, status := range s.doc.Statuses(o) {
+			// Where no permission is needed the gateway alone may be the one who insists on a token.
+			if status != 401 || o.Public || o.Permission != "" {
+				if answer := fmt.Sprint(o, " ", status); !s.seen[answer] {
+					unseen = append(unseen, answer)
+				}
+			}
+		}
+	}
+	require.Empty(t, unseen, "documented, but no test has seen it")
+}
+
+// refusals sends what every operation of a kind refuses in the same way.
+func (s *site) refusals() {
+	s.t.Helper()
+	nobody, admin := caller{}, s.admin()
+	missing := strings.NewReplacer("{id}", "999999", "{feature_id}", "999999", "{user_id}", "nobody",
+		"{product}", "abc", "{feature}", "dashboard", "{action}", "read")
+	existing := strings.NewReplacer("{id}", "1", "{feature_id}", "1", "{user_id}", "nobody",
+		"{product}", "abc", "{feature}", "dashboard", "{action}", "read")
+	for _, o := range s.doc.Operations {
+		path, has := existing.Replace(o.Path), s.doc.Statuses(o)
+		if o.Permission != "" {
+			s.do(nobody, o.Method, path, "", 401)
+			s.send(admin, "abc/dashboard/none", "", o.Method, path, "", 403)
+		}
+		if slices.Contains(s.doc.Parameters(o, "query"), "limit") {
+			s.refuse(admin, o.Method, path+"?limit=0", "", 400, "bad-query")
+			s.refuse(admin, o.Method, path+"?after=!", "", 400, "bad-query")
+		}
+		example, takesBody := s.doc.HasBody(o)
+		body := ""
+		if takesBody {
+			require.NotNil(s.t, example, "%s: its body has no example", o)
+			encoded, err := json.Marshal(example)
+			require.NoError(s.t, err)
+			body = string(encoded)
+			s.refuse(admin, o.Method, path, `{`, 400, "bad-json")
+			s.refuse(admin, o.Method, path, `{"no_such_member":1}`, 400, "bad-json")
+			s.refuse(admin, o.Method, path, `{"x":"`+strings.Repeat("x", 64<<10)+`"}`, 413, "body-too-large")
+			require.Equal(s.t, "not-json", s.send(admin, o.Permission, "text/plain", o.Method, path, body, 415)["code"])
+			if !strings.HasSuffix(path, "/accept/") { // there the token comes first
+				s.refuse(admin, o.Method, path, `{}`, 422, "invalid-fields")
+			}
+		}
+		if o.Permission != "" && slices.Contains(has, 404) && !slices.Contains(s.doc.Codes(o, 404), "tenant-not-found") {
+			s.do(caller{admin.id, 888888}, o.Method, missing.Replace(o.Path), body, 404)
+		}
+	}
+}
+
+func (s *site) logins() {
+	s.t.Helper()
+	nobody, admin := caller{}, s.admin()
+	s.do(nobody, "GET", "/.well-known/jwks.json", "", 200)
+	login := func(address, password string) string {
+		return `{"email":"` + address + `","password":"` + password + `"}`
+	}
+	tokens := s.do(nobody, "POST", "/api/auth/login", login("admin@acme.test", seed.Password), 200)
+	s.do(nobody, "POST", "/api/auth/login", strings.Replace(login("admin@acme.test", seed.Password), "{", `{"tenant":1,`, 1), 200)
+	for range 10 {
+		s.refuse(nobody, "POST", "/api/auth/login", login("nobody@acme.test", "wrong"), 401, "invalid-credentials")
+	}
+	s.refuse(nobody, "POST", "/api/auth/login", login("nobody@acme.test", "wrong"), 429, "too-many-attempts")
+
+	refresh := func() string { return fmt.Sprintf(`{"refresh_token":%q}`, tokens["refresh_token"]) }
+	tokens = s.do(nobody, "POST", "/api/auth/refresh", refresh(), 200)
+	s.refuse(nobody, "POST", "/api/auth/refresh", `{"refresh_token":"rt_x"}`, 401, "invalid-refresh-token")
+	change := func(tenant string) string {
+		return fmt.Sprintf(`{"tenant":%s,"refresh_token":%q}`, tenant, tokens["refresh_token"])
+	}
+	s.do(nobody, "POST", "/api/auth/switch-tenant", change("1"), 401)
+	s.refuse(admin, "POST", "/api/auth/switch-tenant", change(`"globex"`), 404, "tenant-unknown")
+	s.refuse(caller{s.user("viewer@acme.test"), 1}, "POST", "/api/auth/switch-tenant", change("1"), 401, "invalid-refresh-token")
+	tokens = s.do(admin, "POST", "/api/auth/switch-tenant", change(`"acme"`), 200)
+	s.do(admin, "POST", "/api/auth/logout", refresh(), 204)
+
+	s.do(admin, "GET", "/api/auth/me", "", 200)
+	s.do(caller{admin.id, 2}, "GET", "/api/auth/me", "", 200) // tenant is null
+	s.do(nobody, "GET", "/api/auth/me", "", 401)
+	s.refuse(caller{"somebody", 1}, "GET", "/api/auth/me", "", 404, "user-unknown")
+	for _, path := range []string{"/api/auth/log/", "/api/tenant/log/"} {
+		for _, method := range []string{"GET", "POST"} {
+			s.do(admin, method, path, "", 200)
+			s.do(nobody, method, path+"?user_id=ann", "", 200)
+			s.refuse(nobody, method, path, "", 400, "bad-query")
+		}
+	}
+	s.do(admin, "GET", "/api/tenant/log/?tenant_id=2", "", 200)
+	s.refuse(admin, "GET", "/api/tenant/log/?tenant_id=x", "", 400, "bad-query")
+}
+
+func (s *site) members() {
+	s.t.Helper()
+	admin, manager := s.admin(), caller{s.user("editor@acme.test"), 1} // the editor holds less than Admin
+	s.do(admin, "GET", "/api/members/?limit=1", "", 200)
+	member := "/api/members/" + s.user("viewer@globex.test") + "/"
+	body := `{"email":"viewer@globex.test","role":"Viewer"}`
+	s.do(admin, "POST", "/api/members/", body, 201)
+	s.refuse(admin, "POST", "/api/members/", body, 409, "already-exists")
+	s.refuse(manager, "POST", "/api/members/", `{"email":"editor@globex.test","role":"Admin"}`, 403, "beyond-own-rights")
+	s.refuse(admin, "POST", "/api/members/", `{"user_id":"nobody","role":"Viewer"}`, 422, "invalid-fields")
+	s.do(admin, "GET", member, "", 200)
+	s.do(admin, "PATCH", member, `{"role":"Editor"}`, 200)
+	s.refuse(manager, "PATCH", member, `{"role":"Admin"}`, 403, "beyond-own-rights")
+	s.refuse(admin, "PATCH", "/api/members/"+admin.id+"/", `{"role":"Viewer"}`, 409, "last-holder")
+	s.refuse(admin, "DELETE", "/api/members/"+admin.id+"/", "", 409, "last-holder")
+	s.do(admin, "DELETE", member, "", 204)
+}
+
+func (s *site) roles() {
+	s.t.Helper()
+	admin, editor := s.admin(), caller{s.user("editor@acme.test"), 1}
+	s.do(admin, "GET", "/api/roles/?limit=1", "", 200)
+	made := s.do(admin, "POST", "/api/roles/", `{"name":"Clerk"}`, 201)
+	s.refuse(admin, "POST", "/api/roles/", `{"name":"Clerk"}`, 409, "already-exists")
+	role := fmt.Sprintf("/api/roles/%v/", made["id"])
+	s.do(admin, "GET", role, "", 200)
+	s.do(admin, "PATCH", role, `{"name":"Cashier"}`, 200)
+	s.refuse(admin, "PATCH", role, `{"name":"Viewer"}`, 409, "already-exists")
+
+	const read = `{"product":"abc","feature":"dashboard","action":"read"}`
+	const remove = `{"product":"abc","feature":"dashboard","action":"delete"}`
+	s.do(admin, "PUT", role+"permissions/", `{"permissions":[`+read+`]}`, 200)
+	s.do(admin, "POST", role+"permissions/", read, 200)
+	s.do(admin, "GET", role+"permissions/", "", 200)
+	s.refuse(editor, "POST", role+"permissions/", remove, 403, "beyond-own-rights")
+	s.refuse(editor, "PUT", role+"permissions/", `{"permissions":[`+remove+`]}`, 403, "beyond-own-rights")
+	s.do(admin, "DELETE", role+"permissions/abc/dashboard/read/", "", 204)
+	admins := fmt.Sprintf("/api/roles/%d/", s.id(`SELECT id FROM roles WHERE tenant_id = 1 AND name = 'Admin'`))
+	s.refuse(admin, "PUT", admins+"permissions/", `{"permissions":[]}`, 409, "last-holder")
+	s.refuse(admin, "DELETE", admins+"permissions/tenantgate/members/write/", "", 409, "last-holder")
+	s.refuse(admin, "DELETE", admins, "", 409, "role-in-use")
+	s.do(admin, "DELETE", role, "", 204)
+}
+
+func (s *site) catalogue() {
+	s.t.Helper()
+	admin := s.admin()
+	builtIn := fmt.Sprintf("/api/products/%d/", s.id(`SELECT id FROM products WHERE name = 'tenantgate'`))
+	builtInFeature := fmt.Sprintf("%sfeatures/%d/", builtIn, s.id(`SELECT id FROM features WHERE name = 'members'`))
+	s.do(admin, "GET", "/api/products/?limit=1", "", 200)
+	product := fmt.Sprintf("/api/products/%v/", s.do(admin, "POST", "/api/products/", `{"name":"shop"}`, 201)["id"])
+	s.refuse(admin, "POST", "/api/products/", `{"name":"shop"}`, 409, "already-exists")
+	s.do(admin, "GET", product, "", 200)
+	s.do(admin, "PATCH", product, `{"name":"store"}`, 200)
+	s.refuse(admin, "PATCH", product, `{"name":"abc"}`, 409, "already-exists")
+	s.refuse(admin, "PATCH", builtIn, `{"name":"mine"}`, 409, "built-in")
+	s.refuse(admin, "DELETE", builtIn, "", 409, "built-in")
+
+	features := product + "features/"
+	feature := fmt.Sprintf("%s%v/", features, s.do(admin, "POST", features, `{"name":"orders","actions":["approve"]}`, 201)["id"])
+	s.do(admin, "POST", features, `{"name":"stock"}`, 201)
+	s.do(admin, "GET", features+"?limit=1", "", 200)
+	s.do(admin, "GET", feature, "", 200)
+	s.do(admin, "PATCH", feature, `{"name":"purchases","actions":[]}`, 200)
+	s.refuse(admin, "POST", features, `{"name":"stock"}`, 409, "already-exists")
+	s.refuse(admin, "PATCH", feature, `{"name":"stock"}`, 409, "already-exists")
+	s.refuse(admin, "POST", builtIn+"features/", `{"name":"stock"}`, 409, "built-in")
+	s.refuse(admin, "PATCH", builtInFeature, `{"name":"stock"}`, 409, "built-in")
+	s.refuse(admin, "DELETE", builtInFeature, "", 409, "built-in")
+	s.do(admin, "DELETE", feature, "", 204)
+	s.do(admin, "DELETE", product, "", 204)
+}
+
+func (s *site) platform() {
+	s.t.Helper()
+	admin := s.admin()
+	s.do(admin, "GET", "/api/tenants/?limit=1", "", 200)
+	made := s.do(admin, "POST", "/api/tenants/", `{"name":"initech","admin_email":"viewer@acme.test"}`, 201)
+	s.refuse(admin, "POST", "/api/tenants/", `{"name":"initech"}`, 409, "already-exists")
+	path := fmt.Sprintf("/api/tenants/%v/", made["id"])
+	s.do(admin, "GET", path, "", 200)
+	s.do(admin, "PATCH", path, `{"status":"suspended"}`, 200)
+	s.refuse(admin, "PATCH", path, `{"name":"acme"}`, 409, "already-exists")
+	s.do(admin, "POST", path+"permissions/", `{"role":"Admin","permissions":[{"product":"abc","feature":"reports","action":"read"}]}`, 200)
+	s.refuse(admin, "PATCH", "/api/tenants/1/", `{"status":"suspended"}`, 409, "own-tenant")
+	s.refuse(admin, "DELETE", "/api/tenants/1/", "", 409, "own-tenant")
+	s.do(admin, "DELETE", path, "", 204)
+}
+
+func (s *site) ownTenant() {
+	s.t.Helper()
+	admin := s.admin()
+	s.do(admin, "GET", "/api/tenant/", "", 200)
+	s.do(admin, "PATCH", "/api/tenant/", `{"name":"Acme Ltd"}`, 200)
+	s.refuse(admin, "PATCH", "/api/tenant/", `{"name":"globex"}`, 409, "already-exists")
+	s.do(admin, "GET", "/api/permissions/dashboard/", "", 200)
+	s.do(admin, "POST", "/api/permissions/dashboard/", `{"note":"Call Peter"}`, 201)
+}
+
+// invite makes an invitation and returns its path and the token of its mail.
+func (s *site) invite(address string) (path, token string) {
+	s.t.Helper()
+	made := s.do(s.admin(), "POST", "/api/invitations/", fmt.Sprintf(`{"email":%q,"metadata":{"note":"hello"}}`, address), 201)
+	found := regexp.MustCompile(`Token: (inv_[A-Za-z0-9_-]+)`).FindStringSubmatch(s.mails.text)
+	require.NotNil(s.t, found)
+	return fmt.Sprintf("/api/invitations/%v/", made["id"]), found[1]
+}
+
+func (s *site) invitations() {
+	s.t.Helper()
+	admin, editor := s.admin(), caller{s.user("editor@acme.test"), 1}
+	path, _ := s.invite("nina@example.com")
+	s.invite("otto@example.com")
+	s.do(admin, "GET", "/api/invitations/?status=pending&limit=1", "", 200)
+	s.refuse(admin, "GET", "/api/invitations/?status=lost", "", 400, "bad-query")
+	s.refuse(admin, "POST", "/api/invitations/", `{"email":"nina@example.com"}`, 409, "invitation-already-pending")
+	s.refuse(admin, "POST", "/api/invitations/", `{"email":"viewer@acme.test"}`, 409, "already-member")
+	s.refuse(admin, "POST", "/api/invitations/", `{"email":"x@example.com","tenant":2}`, 404, "tenant-not-found")
+	s.refuse(editor, "POST", "/api/invitations/", `{"email":"x@example.com","role":"Admin"}`, 403, "role-exceeds-yours")
+	s.do(admin, "GET", path, "", 200)
+	s.refuse(admin, "POST", path+"resend/", "", 429, "resend-cooldown")
+	for range 9 {
+		s.clock.Advance(time.Minute)
+		s.do(admin, "POST", path+"resend/", "", 200)
+	}
+	s.clock.Advance(time.Minute)
+	s.refuse(admin, "POST", path+"resend/", "", 429, "resend-limit")
+	s.do(admin, "POST", path+"cancel/", "", 200)
+	s.refuse(admin, "POST", path+"cancel/", "", 409, "invitation-not-pending")
+	s.refuse(admin, "POST", path+"resend/", "", 409, "invitation-not-pending")
+	s.mails.down = true
+	s.do(admin, "POST", "/api/invitations/", `{"email":"lost@example.com"}`, 201) // delivery has an error
+	s.mails.down = false
+}
+
+func (s *site) accepts() {
+	s.t.Helper()
+	nobody, admin := caller{}, s.admin()
+	s.do(nobody, "GET", "/invite", "", 200)
+	accept := func(token, password string) string { return fmt.Sprintf(`{"token":%q,"password":%q}`, token, password) }
+	const good, path = "nine quiet otters swim", "/api/invitations/accept/"
+	s.refuse(nobody, "POST", path, accept("inv_x", good), 404, "invitation-unknown")
+	_, token := s.invite("paul@example.com")
+	s.refuse(nobody, "POST", path, accept(token, "short"), 422, "invalid-fields")
+	s.do(nobody, "POST", path, accept(token, good), 201)
+	s.refuse(nobody, "POST", path, accept(token, good), 410, "invitation-accepted")
+	cancelled, token := s.invite("rita@example.com")
+	s.do(admin, "POST", cancelled+"cancel/", "", 200)
+	s.refuse(nobody, "POST", path, accept(token, good), 410, "invitation-cancelled")
+
+	roleGone, token := s.invite("sam@example.com")
+	s.exec(`UPDATE invitations SET role_id = NULL WHERE id = $1`, strings.Split(roleGone, "/")[3])
+	s.do(admin, "GET", roleGone, "", 200) // role is null
+	s.refuse(nobody, "POST", path, accept(token, good), 409, "role-gone")
+	_, token = s.invite("viewer@globex.test")
+	for range 5 {
+		s.refuse(nobody, "POST", path, accept(token, "wrong"), 422, "invalid-fields")
+	}
+	s.refuse(nobody, "POST", path, accept(token, "wrong"), 429, "too-many-attempts")
+	s.exec(`UPDATE users SET status = 'disabled' WHERE email_key = 'viewer@globex.test'`)
+	s.refuse(nobody, "POST", path, accept(token, good), 409, "account-disabled")
+	s.exec(`UPDATE users SET status = 'active', password_hash = NULL WHERE email_key = 'viewer@globex.test'`)
+	s.refuse(nobody, "POST", path, accept(token, good), 409, "account-without-password")
+	s.do(admin, "POST", "/api/members/", `{"email":"viewer@globex.test","role":"Viewer"}`, 201)
+	s.refuse(nobody, "POST", path, accept(token, good), 409, "already-member")
+	s.clock.Advance(8 * 24 * time.Hour)
+	s.refuse(nobody, "POST", path, accept(token, good), 410, "invitation-expired")
+	s.do(admin, "GET", "/api/invitations/?status=accepted", "", 200)
+
+	s.exec(`UPDATE tenants SET status = 'suspended' WHERE id = 1`)
+	s.refuse(admin, "POST", "/api/invitations/", `{"email":"tina@example.com"}`, 409, "tenant-inactive")
+	s.exec(`UPDATE tenants SET status = 'active' WHERE id = 1`)
+}
