@@ -1,0 +1,160 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/tenantgate/tenantgate/backends/seed"
+	"github.com/tenantgate/tenantgate/internal/password"
+	"github.com/tenantgate/tenantgate/internal/secret"
+)
+
+// maxPasswordInput bounds what is read as a password, in bytes. The policy's
+// own bound is lower.
+const maxPasswordInput = 4 << 10
+
+// leastPassword is NIST's least length, whatever PASSWORD_MIN says.
+const leastPassword = 8
+
+func bootstrapCommand(env environment) *cobra.Command {
+	var out printer
+	var in seed.Installation
+	cmd := &cobra.Command{
+		Use:   "bootstrap --tenant NAME --email ADDRESS",
+		Short: "Makes the first tenant and its admin in an empty store",
+		Long: `Makes what a new installation starts with, without demo data: the product "tenantgate",
+whose rights guard the APIs, a tenant, its role Admin with every right of that product, and
+the first user with this role, who may run the whole installation. A store that holds a
+tenant is refused.
+
+The password is asked for, or read from a pipe or from the file that PASSWORD_FILE names. It
+is never an argument, because those are seen by every user of the machine.`,
+		Example: `  backends migrate && backends bootstrap --tenant 'Acme Ltd' --email ann@acme.com --name Ann
+  PASSWORD_FILE=/run/secrets/admin backends bootstrap --tenant Acme --email ann@acme.com --output json`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if in.Tenant == "" || in.Email == "" {
+				return &usageError{errors.New("say --tenant NAME and --email ADDRESS: see backends bootstrap --help")}
+			}
+			made, err := bootstrap(cmd, env, in)
+			if err != nil {
+				return err
+			}
+			return out.print(cmd, nextSteps(made), made)
+		},
+	}
+	cmd.Flags().StringVar(&in.Tenant, "tenant", "", "Name of the first tenant")
+	cmd.Flags().StringVar(&in.Email, "email", "", "E-mail address that its admin logs in with")
+	cmd.Flags().StringVar(&in.Name, "name", "", "Name of the admin, for people")
+	out.addTo(cmd)
+	return cmd
+}
+
+func bootstrap(cmd *cobra.Command, env environment, in seed.Installation) (made seed.Bootstrapped, err error) {
+	db, config, err := openStore(cmd, env)
+	if err != nil {
+		return made, err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	// Before anybody is asked for a password in vain.
+	if err := seed.CheckEmpty(cmd.Context(), db.Reader()); err != nil {
+		return made, fmt.Errorf("bootstrap: %w", err)
+	}
+	if in.Password, err = readPassword(cmd.Context(), env); err != nil {
+		return made, fmt.Errorf("bootstrap: password: %w", err)
+	}
+	in.Policy = password.Policy{MinLength: max(leastPassword, config.PasswordMin)}
+	return seed.Bootstrap(cmd.Context(), db, password.NewHasher(config.HashParallel), in)
+}
+
+// nextSteps tells a person how it goes on.
+func nextSteps(made seed.Bootstrapped) string {
+	return fmt.Sprintf(`Tenant %[1]q (id %[2]d) is ready; %[3]s is its Admin and runs the installation.
+Next:
+  1. backends serve, and the gateway in front of it
+  2. log in:               POST /api/auth/login
+  3. make your product:    POST /api/products/, then POST /api/products/{id}/features/
+  4. grant its rights:     POST /api/tenants/%[2]d/permissions/ with the role "Admin"
+To invite people, give your product a feature "invitations" and set INVITATION_PRODUCT to its name.`,
+		made.Tenant, made.TenantID, made.Email)
+}
+
+// readPassword returns the password from the file that PASSWORD_FILE names, or
+// else from stdin: asked for twice on a terminal, one line of a pipe.
+func readPassword(ctx context.Context, env environment) (secret.String, error) {
+	if path, _ := env.lookup("PASSWORD_FILE"); path != "" {
+		file, err := os.Open(path)
+		if err != nil {
+			return "", fmt.Errorf("PASSWORD_FILE: %w", err)
+		}
+		defer func() { _ = file.Close() }()
+		return readLine(file)
+	}
+	if file, ok := env.stdin.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		return askTwice(ctx, env, int(file.Fd()))
+	}
+	return readLine(env.stdin)
+}
+
+// readLine reads the one line that r holds.
+func readLine(r io.Reader) (secret.String, error) {
+	content, err := io.ReadAll(io.LimitReader(r, maxPasswordInput+1))
+	if err != nil {
+		return "", err
+	}
+	line := strings.TrimRight(string(content), "\r\n")
+	switch {
+	case line == "":
+		return "", errors.New("nothing was given: pipe it in, or name its file in PASSWORD_FILE")
+	case len(content) > maxPasswordInput || strings.ContainsAny(line, "\r\n"):
+		return "", errors.New("give one line")
+	}
+	return secret.String(line), nil
+}
+
+// askTwice asks on a terminal without echo.
+func askTwice(ctx context.Context, env environment, terminal int) (secret.String, error) {
+	first, err := ask(ctx, env.stderr, terminal, "Password: ")
+	if err != nil {
+		return "", err
+	}
+	second, err := ask(ctx, env.stderr, terminal, "Again: ")
+	if err == nil && second != first {
+		err = errors.New("the two are not the same")
+	}
+	return first, err
+}
+
+// ask reads one line without echo. If ctx ends first, by Ctrl-C, the terminal
+// gets its echo back; the read that nobody waits for ends with the process.
+func ask(ctx context.Context, prompt io.Writer, terminal int, text string) (secret.String, error) {
+	before, err := term.GetState(terminal)
+	if err != nil {
+		return "", err
+	}
+	type answer struct {
+		line []byte
+		err  error
+	}
+	answered := make(chan answer, 1)
+	_, _ = io.WriteString(prompt, text)
+	go func() {
+		line, err := term.ReadPassword(terminal)
+		answered <- answer{line, err}
+	}()
+	defer func() { _, _ = io.WriteString(prompt, "\n") }()
+	select {
+	case a := <-answered:
+		return secret.String(a.line), a.err
+	case <-ctx.Done():
+		_ = term.Restore(terminal, before)
+		return "", context.Cause(ctx)
+	}
+}

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/tenantgate/tenantgate/backends/app"
+)
+
+// shell runs commands with an environment of its own; "stdin" is what is piped in.
+type shell map[string]string
+
+func newShell(t *testing.T) shell {
+	t.Helper()
+	folder := t.TempDir()
+	return shell{"DATABASE_URL": "sqlite://" + filepath.Join(folder, "test.db"), "MAIL_DIR": filepath.Join(folder, "mail")}
+}
+
+func (s shell) lookup(name string) (string, bool) {
+	value, ok := s[name]
+	return value, ok
+}
+
+// run returns what a command line printed and its exit code.
+func (s shell) run(ctx context.Context, line string) (stdout, stderr string, code int) {
+	var out, problems bytes.Buffer
+	code = run(ctx, environment{
+		args: strings.Fields(line), stdin: strings.NewReader(s["stdin"]), stdout: &out, stderr: &problems, lookup: s.lookup,
+	})
+	return out.String(), problems.String(), code
+}
+
+// ok runs a command line that must succeed and returns what it printed.
+func (s shell) ok(t *testing.T, line string) string {
+	t.Helper()
+	stdout, stderr, code := s.run(t.Context(), line)
+	require.Empty(t, stderr)
+	require.Equal(t, exitOK, code)
+	return stdout
+}
+
+func TestStoreCommands(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	require.Equal(t, "The schema is up to date.\n", s.ok(t, "migrate"))
+	require.JSONEq(t, `{"migrated":true}`, s.ok(t, "migrate --output json"))
+	require.Contains(t, s.ok(t, "seed --demo"), "correct horse battery staple")
+	require.JSONEq(t, `{"seeded":false}`, s.ok(t, "seed --demo -o json"))
+	require.Contains(t, s.ok(t, "seed --demo"), "Nothing was changed")
+
+	var first, second map[string]string
+	require.NoError(t, json.Unmarshal([]byte(s.ok(t, "rotate-keys --output json")), &first))
+	stdout, stderr, code := s.run(t.Context(), "rotate-keys")
+	require.Equal(t, exitFailed, code)
+	require.Empty(t, stdout)
+	require.Equal(t, 1, strings.Count(stderr, "\n"))
+	require.NoError(t, json.Unmarshal([]byte(s.ok(t, "rotate-keys --force --output json")), &second))
+	require.Equal(t, first["next"], second["current"])
+
+	require.Equal(t, "Expired invitations to mark: 0\n", s.ok(t, "mark-expired-invitations --dry-run"))
+	require.Equal(t, "Expired invitations marked: 0\n", s.ok(t, "mark_expired_invitations"))
+	require.JSONEq(t, `{"expired":0,"dry_run":true}`, s.ok(t, "mark-expired-invitations --dry-run --output json"))
+}
+
+func TestFailuresAreOneLineAndExitOne(t *testing.T) {
+	t.Parallel()
+	for name, test := range map[string]struct {
+		line    string
+		set     shell
+		message string
+	}{
+		"a store without a schema":    {"rotate-keys", shell{}, "database"},
+		"a store that is not ours":    {"mark-expired-invitations", shell{"DATABASE_URL": "mysql://x"}, "sqlite://PATH"},
+		"a folder that is not there":  {"migrate", shell{"DATABASE_URL": "sqlite:///no/such/folder/x.db"}, "/no/such/folder does not exist"},
+		"settings that can't be read": {"migrate", shell{"ACCESS_TTL": "soon", "PASSWORD_MIN": "many"}, `ACCESS_TTL: "soon" is not a duration such as 15m or 1h30m; PASSWORD_MIN: "many" is not a whole number`},
+		"a server without mail":       {"serve", shell{"MAIL_DIR": "", "PASSWORD_MIN": "4"}, "PASSWORD_MIN: is 4, NIST SP 800-63B allows no less than 8; SMTP_URL: required, or MAIL_DIR"},
+		"a seed without a schema":     {"seed --demo", shell{}, "database"},
+		"a start without a schema":    {"bootstrap --tenant acme --email a@x.test", shell{}, "database"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			s := newShell(t)
+			for key, value := range test.set {
+				s[key] = value
+			}
+			stdout, stderr, code := s.run(t.Context(), test.line)
+			require.Equal(t, exitFailed, code, stderr)
+			require.Empty(t, stdout)
+			require.True(t, strings.HasPrefix(stderr, "backends: "), stderr)
+			require.Equal(t, 1, strings.Count(stderr, "\n"), stderr)
+			require.Contains(t, stderr, test.message)
+		})
+	}
+}
+
+func TestACommandMakesNoStoreWhereThereIsNone(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	_, _, code := s.run(t.Context(), "mark-expired-invitations")
+	require.Equal(t, exitFailed, code)
+	require.NoFileExists(t, strings.TrimPrefix(s["DATABASE_URL"], "sqlite://"))
+}
+
+func TestWrongUsageExitsTwo(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	for line, message := range map[string]string{
+		"launch":                              `unknown command "launch"`,
+		"serve now":                           `unexpected argument "now"`,
+		"migrate --force":                     "unknown flag: --force: see backends migrate --help",
+		"mark-expired-invitations --output x": "--output x: use text or json",
+		"seed":                                "say --demo",
+		"bootstrap --tenant acme":             "say --tenant NAME and --email ADDRESS",
+		"bootstrap --password x":              "unknown flag: --password",
+		"rotate-keys --force=maybe":           "invalid argument",
+	} {
+		stdout, stderr, code := s.run(t.Context(), line)
+		require.Equal(t, exitUsage, code, line)
+		require.Empty(t, stdout, line)
+		require.Contains(t, stderr, message, line)
+		require.Equal(t, 1, strings.Count(stderr, "\n"), line)
+	}
+}
+
+func TestHelpShowsAnExample(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	require.Contains(t, s.ok(t, ""), "mark-expired-invitations")
+	for _, command := range []string{"serve", "migrate", "bootstrap", "seed", "rotate-keys", "mark-expired-invitations"} {
+		require.Contains(t, s.ok(t, command+" --help"), "Examples:", command)
+	}
+	help := s.ok(t, "serve --help")
+	for _, setting := range app.Settings() {
+		require.Contains(t, help, setting.Name)
+	}
+}
+
+// TestReadmeListsEverySetting keeps the table in README.md in step with the code.
+func TestReadmeListsEverySetting(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	for _, s := range app.Settings() {
+		value := "–"
+		switch {
+		case s.Name == "HASH_PARALLEL":
+			value = "processors"
+		case s.Default != "":
+			value = "`" + s.Default + "`"
+		}
+		secret := ""
+		if s.Secret {
+			secret = "yes"
+		}
+		require.Contains(t, string(readme), "| `"+s.Name+"` | "+value+" | "+s.Help+" | "+secret+" |")
+	}
+	rows := regexp.MustCompile("(?m)^\\| `[A-Z_]+` \\|").FindAll(readme, -1)
+	require.Len(t, rows, len(app.Settings()), "a setting in README.md is none")
+}
+
+// output is a stdout that is read while it is written.
+type output struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (o *output) Write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.Write(p)
+}
+
+func (o *output) String() string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return o.text.String()
+}
+
+func TestServe(t *testing.T) {
+	t.Parallel()
+	s := newShell(t)
+	s["AUTH_LISTEN"], s["TENANT_LISTEN"], s["INVITATION_LISTEN"] = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	ctx, stop := context.WithCancel(t.Context())
+	defer stop()
+	var stdout, stderr output
+	done := make(chan int, 1)
+	go func() {
+		done <- run(ctx, environment{args: []string{"serve"}, stdout: &stdout, stderr: &stderr, lookup: s.lookup})
+	}()
+	address := regexp.MustCompile(`"service":"auth-service".*"address":"([^"]+)"`)
+	require.Eventually(t, func() bool { return address.MatchString(stdout.String()) }, 30*time.Second, 10*time.Millisecond, "%s", &stderr)
+
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet,
+		"http://"+address.FindStringSubmatch(stdout.String())[1]+"/.well-known/jwks.json", nil)
+	require.NoError(t, err)
+	response, err := http.DefaultClient.Do(request)
+	require.NoError(t, err)
+	require.NoError(t, response.Body.Close())
+	require.Equal(t, http.StatusOK, response.StatusCode)
+	require.Eventually(t, func() bool { return strings.Contains(stdout.String(), `"path":"/.well-known/jwks.json"`) }, 10*time.Second, 5*time.Millisecond)
+
+	stop()
+	require.Equal(t, exitOK, <-done)
+	require.Empty(t, stderr.String())
+	for line := range strings.Lines(stdout.String()) {
+		require.True(t, json.Valid([]byte(line)), line)
+	}
+}
+
+func TestServeOnAPortInUse(t *testing.T) {
+	t.Parallel()
+	taken, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer func() { _ = taken.Close() }()
+	s := newShell(t)
+	s["AUTH_LISTEN"], s["TENANT_LISTEN"] = "127.0.0.1:0", taken.Addr().String()
+	_, stderr, code := s.run(t.Context(), "serve")
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, stderr, "TENANT_LISTEN: listen tcp "+taken.Addr().String()+": bind: address already in use")
+	require.Equal(t, 1, strings.Count(stderr, "\n"))
+}
