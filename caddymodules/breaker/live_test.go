@@ -31,6 +31,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/tenantgate/tenantgate/caddymodules/breaker"
+	_ "github.com/tenantgate/tenantgate/caddymodules/handover"
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/problem"
 )
@@ -112,10 +113,11 @@ func newGate(t *testing.T) *gate {
 	return g
 }
 
-// config returns the JSON for a site with this body.
+// config returns the JSON for a site with this body. With handover, requests
+// after a load meet the new server only.
 func (g *gate) config(t testing.TB, site string) []byte {
 	t.Helper()
-	caddyfile := fmt.Sprintf("{\n admin off\n persist_config off\n auto_https off\n log {\n output file %s\n format json\n }\n %s\n}\nhttp:// {\n bind unix/%s\n log\n %s\n}\n",
+	caddyfile := fmt.Sprintf("{\n admin off\n persist_config off\n auto_https off\n log {\n output file %s\n format json\n }\n servers {\n listener_wrappers {\n handover {\n settle 1ms\n }\n }\n }\n %s\n}\nhttp:// {\n bind unix/%s\n log\n %s\n}\n",
 		g.log, g.global, g.socket, site)
 	out, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(caddyfile), nil)
 	require.NoError(t, err)
@@ -126,6 +128,7 @@ func (g *gate) config(t testing.TB, site string) []byte {
 func (g *gate) load(t testing.TB, site string) {
 	t.Helper()
 	require.NoError(t, caddy.Load(g.config(t, site), true))
+	g.client.CloseIdleConnections() // the old server may not have closed them yet
 }
 
 // answer is a response that has been read.

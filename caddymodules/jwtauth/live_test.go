@@ -23,6 +23,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/goleak"
+
+	_ "github.com/tenantgate/tenantgate/caddymodules/handover"
 )
 
 // live is Caddy with our handler in front of a backend that answers with the
@@ -66,10 +68,11 @@ func noLeaks(t *testing.T) func() {
 	}
 }
 
-// config returns the JSON of a site with a jwt_auth block.
+// config returns the JSON of a site with a jwt_auth block. With handover,
+// requests after a load meet the new server only.
 func (l *live) config(block string) []byte {
 	l.t.Helper()
-	input := fmt.Sprintf("{\n\tadmin off\n\tauto_https off\n\tlog {\n\t\toutput discard\n\t}\n}\nhttp:// {\n\tbind unix/%s\n\tjwt_auth {\n%s\n\t}\n\treverse_proxy %s\n}\n", l.socket, block, l.backend.Listener.Addr())
+	input := fmt.Sprintf("{\n\tadmin off\n\tauto_https off\n\tlog {\n\t\toutput discard\n\t}\n\tservers {\n\t\tlistener_wrappers {\n\t\t\thandover {\n\t\t\t\tsettle 1ms\n\t\t\t}\n\t\t}\n\t}\n}\nhttp:// {\n\tbind unix/%s\n\tjwt_auth {\n%s\n\t}\n\treverse_proxy %s\n}\n", l.socket, block, l.backend.Listener.Addr())
 	out, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(input), nil)
 	require.NoError(l.t, err)
 	return out
@@ -78,6 +81,7 @@ func (l *live) config(block string) []byte {
 func (l *live) load(block string) {
 	l.t.Helper()
 	require.NoError(l.t, caddy.Load(l.config(block), true))
+	l.client.CloseIdleConnections() // the old server may not have closed them yet
 }
 
 // get sends a request and returns the response, the headers that the backend
