@@ -214,6 +214,10 @@ func (db *DB) CheckSchema(ctx context.Context) error {
 	if err != nil && strings.Contains(err.Error(), "no such table") {
 		return &SchemaError{Have: 0, Want: want}
 	}
+	var e sqlite3.Error
+	if errors.As(err, &e) && e.Code == sqlite3.ErrCantOpen {
+		return fmt.Errorf("there is no database to read yet (`backends migrate` makes it): %w", err)
+	}
 	if err != nil {
 		return fmt.Errorf("read schema version: %w", err)
 	}
