@@ -18,11 +18,15 @@ import (
 // the CPU time. Caddy sets GOMEMLIMIT by the container's limit.
 const gcPercent = 300
 
+// version is set by releases: -ldflags '-X main.version=tenantgate/v1.2.3'.
+var version = "tenantgate/unreleased"
+
 func main() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(gcPercent)
 	}
 	caddy.CustomBinaryName = "tenantgate"
+	caddy.CustomVersion = version // Caddy's own follows it in `tenantgate version`
 	caddy.CustomLongDescription = `Tenantgate is an API gateway for multi-tenant software: Caddy with modules that give
 every request a trace, check its token and its permission, and cut off upstreams
 that fail.

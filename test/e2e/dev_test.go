@@ -128,3 +128,18 @@ func TestWhatCannotWorkIsSaidInOneLine(t *testing.T) {
 		require.NotContains(t, message, "\n", name)
 	}
 }
+
+func TestTheBinarySaysWhatItIs(t *testing.T) {
+	t.Parallel()
+	for arg, wants := range map[string][]string{
+		"version":      {"tenantgate/", " v2."},
+		"list-modules": {"http.handlers.trace_context", "http.handlers.reverse_proxy", "tenantgate"},
+		"help":         {"API gateway for multi-tenant software", "tenantgate dev", "https://caddyserver.com/docs/"},
+	} {
+		out, err := exec.CommandContext(t.Context(), filepath.Join(binaries, "tenantgate"), arg).CombinedOutput()
+		require.NoError(t, err, "%s", out)
+		for _, want := range wants {
+			require.Contains(t, string(out), want, arg)
+		}
+	}
+}
