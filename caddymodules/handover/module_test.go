@@ -132,7 +132,7 @@ func (p *pipe) Close() error {
 func (*pipe) Addr() net.Addr { return &net.UnixAddr{Name: "pipe", Net: "test"} }
 
 func TestTheNewestServerGetsTheConnectionsOfAllSockets(t *testing.T) {
-	defer goleak.VerifyNone(t, goleak.IgnoreCurrent())
+	defer goleak.VerifyNone(t, goleak.IgnoreCurrent(), goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh"))
 	wrapper := &handover.Wrapper{Settle: 1}
 	oldSocket, newSocket := newPipe(), newPipe()
 	old := wrapper.WrapListener(oldSocket)

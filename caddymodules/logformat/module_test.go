@@ -1,10 +1,10 @@
 package logformat_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -13,6 +13,7 @@ import (
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
 	_ "github.com/caddyserver/caddy/v2/modules/logging"
 	"github.com/stretchr/testify/require"
@@ -36,7 +37,6 @@ func TestProvisionRefusesAnUnknownStyle(t *testing.T) {
 // encoder for a request that is full of secrets.
 func TestAccessAndErrorLinesOfARealServer(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "access.log")
-	address := freeAddress(t)
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(`{
 		admin off
 		persist_config off
@@ -45,14 +45,18 @@ func TestAccessAndErrorLinesOfARealServer(t *testing.T) {
 			format tenantgate
 		}
 	}
-	http://`+address+` {
+	http://127.0.0.1:9080 {
 		log
 		respond /ok "fine"
 		error /broken "no luck" 500
 	}`), nil)
 	require.NoError(t, err)
+	config = bytes.ReplaceAll(config, []byte(`":9080"`), []byte(`"127.0.0.1:0"`))
 	require.NoError(t, caddy.Load(config, true))
 	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
+	app, err := caddy.ActiveContext().App("http")
+	require.NoError(t, err)
+	address := app.(*caddyhttp.App).Servers["srv0"].Listeners()[0].Addr().String()
 
 	for _, path := range []string{"/ok", "/broken"} {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+path+"?token=SECRET", nil)
@@ -92,12 +96,4 @@ func TestAccessAndErrorLinesOfARealServer(t *testing.T) {
 	require.Positive(t, access["duration_ms"])
 	require.Equal(t, "/broken", failure["path"])
 	require.Equal(t, "error", failure["level"])
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { require.NoError(t, listener.Close()) }()
-	return listener.Addr().String()
 }
