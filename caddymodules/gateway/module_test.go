@@ -17,7 +17,9 @@ import (
 	"github.com/tenantgate/tenantgate/internal/database"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh")) }
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("github.com/caddyserver/certmagic.keepLockfileFresh"))
+}
 
 // provision loads the app with the given JSON, or with none at all.
 func provision(t *testing.T, config string) (*gateway.App, error) {
