@@ -8,7 +8,6 @@
 package tracecontext
 
 import (
-	"context"
 	"encoding/binary"
 	"encoding/hex"
 	"math/rand/v2"
@@ -224,19 +223,6 @@ func (t *Trace) MarshalLogObject(enc zapcore.ObjectEncoder) error {
 		enc.AddString("client_trace_id", t.ClientTraceID)
 	}
 	return nil
-}
-
-type contextKey struct{}
-
-// NewContext returns a context that carries t.
-func NewContext(ctx context.Context, t Trace) context.Context {
-	return context.WithValue(ctx, contextKey{}, t)
-}
-
-// FromContext returns the trace that ctx carries.
-func FromContext(ctx context.Context) (Trace, bool) {
-	t, ok := ctx.Value(contextKey{}).(Trace)
-	return t, ok
 }
 
 var _ zapcore.ObjectMarshaler = (*Trace)(nil)

@@ -1,7 +1,6 @@
 package tracecontext_test
 
 import (
-	"context"
 	"net/http"
 	"strings"
 	"testing"
@@ -245,13 +244,6 @@ func TestTraceContextGoesFromServiceToService(t *testing.T) {
 	require.Equal(t, service.State, call.State)
 	require.NotEqual(t, service.SpanID, call.SpanID)
 	require.Equal(t, "00-"+call.TraceID+"-"+call.SpanID+"-03", call.Traceparent())
-
-	ctx := tracecontext.NewContext(context.Background(), call)
-	stored, ok := tracecontext.FromContext(ctx)
-	require.True(t, ok)
-	require.Equal(t, call, stored)
-	_, ok = tracecontext.FromContext(context.Background())
-	require.False(t, ok)
 }
 
 func TestInjectDeletesWhatTheTraceDoesNotHave(t *testing.T) {
