@@ -89,7 +89,7 @@ func TestUsersAndMemberships(t *testing.T) {
 	require.NoError(t, db.Migrate(t.Context()))
 	ctx := t.Context()
 
-	user := identity.User{ID: identity.NewID(), Email: "Ann@x.test", EmailKey: "ann@x.test", Name: "Ann", Status: identity.StatusActive}
+	user := identity.User{ID: identity.NewID(), Email: "Ann@x.test", EmailKey: "ann@x.test", Name: "Ann", PasswordHash: "$argon2id$x", Status: identity.StatusActive}
 	require.NoError(t, db.InTx(ctx, func(tx *database.Tx) error {
 		_, err := tx.Exec(`INSERT INTO tenants (id, name, created_at, updated_at) VALUES (1, 'acme', 1, 1), (2, 'globex', 1, 1)`)
 		require.NoError(t, err)
@@ -98,13 +98,11 @@ func TestUsersAndMemberships(t *testing.T) {
 		require.NoError(t, identity.InsertUser(ctx, tx, user))
 		require.NoError(t, identity.InsertMembership(ctx, tx, 2, user.ID, 20))
 		require.NoError(t, identity.InsertMembership(ctx, tx, 1, user.ID, 10))
-		require.NoError(t, identity.SetPasswordHash(ctx, tx, user.ID, "$argon2id$x"))
 		return identity.RecordAudit(ctx, tx, identity.AuditEvent{TenantID: 1, ActorID: user.ID, Action: "user.created", Target: "user/" + user.ID, Detail: map[string]int{"n": 1}})
 	}))
 
 	got, err := identity.FindUserByEmailKey(ctx, db.Reader(), "ann@x.test")
 	require.NoError(t, err)
-	user.PasswordHash = "$argon2id$x"
 	require.Equal(t, user, got)
 	_, err = identity.FindUser(ctx, db.Reader(), "nobody")
 	require.ErrorIs(t, err, identity.ErrNotFound)

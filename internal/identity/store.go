@@ -97,15 +97,6 @@ func InsertUser(ctx context.Context, tx *database.Tx, u User) error {
 	return nil
 }
 
-// SetPasswordHash replaces the PHC string of a user.
-func SetPasswordHash(ctx context.Context, tx *database.Tx, userID, hash string) error {
-	_, err := tx.ExecContext(ctx, `UPDATE users SET password_hash = $1, updated_at = $2 WHERE id = $3`, hash, tx.NowMS(), userID)
-	if err != nil {
-		return fmt.Errorf("set password: %w", err)
-	}
-	return nil
-}
-
 // InsertMembership makes a user a member of a tenant. A membership that exists,
 // or a role of another tenant, is a database.ErrConflict. The caller records
 // the change of the permission table in the same transaction.
