@@ -22,18 +22,28 @@ func errRefreshToken() error {
 	return unauthorized("invalid-refresh-token", "The refresh token is not valid: log in again.")
 }
 
-// refresh answers POST /api/auth/refresh with a new pair of tokens.
-func (s *Service) refresh(w http.ResponseWriter, r *http.Request) error {
+// decodeRefreshToken reads the body of a request that is about a refresh token
+// and nothing else.
+func decodeRefreshToken(r *http.Request) (secret.String, error) {
 	var in struct {
 		RefreshToken secret.String `json:"refresh_token"`
 	}
 	if err := server.Decode(r, &in); err != nil {
-		return err
+		return "", err
 	}
 	if in.RefreshToken == "" {
-		return server.Invalid(required("/refresh_token"))
+		return "", server.Invalid(required("/refresh_token"))
 	}
-	body, err := s.rotate(r, in.RefreshToken, rotation{})
+	return in.RefreshToken, nil
+}
+
+// refresh answers POST /api/auth/refresh with a new pair of tokens.
+func (s *Service) refresh(w http.ResponseWriter, r *http.Request) error {
+	token, err := decodeRefreshToken(r)
+	if err != nil {
+		return err
+	}
+	body, err := s.rotate(r, token, rotation{})
 	if err != nil {
 		return err
 	}
@@ -198,16 +208,11 @@ func (s *Service) revoke(r *http.Request, tx *database.Tx, action, sessionID str
 // a used one too. As RFC 7009 section 2.2 has it, the answer to a token that is
 // not known is the same.
 func (s *Service) logout(w http.ResponseWriter, r *http.Request) error {
-	var in struct {
-		RefreshToken secret.String `json:"refresh_token"`
-	}
-	if err := server.Decode(r, &in); err != nil {
+	token, err := decodeRefreshToken(r)
+	if err != nil {
 		return err
 	}
-	if in.RefreshToken == "" {
-		return server.Invalid(required("/refresh_token"))
-	}
-	if hash, ok := parseRefreshToken(in.RefreshToken); ok {
+	if hash, ok := parseRefreshToken(token); ok {
 		if err := s.endSessionOf(r, hash); err != nil {
 			return fmt.Errorf("logout: %w", err)
 		}
