@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
@@ -23,7 +22,7 @@ import (
 // services are the backends that dev runs beside the gateway.
 type services struct {
 	auth, tenant, invitation, demo string // bound addresses, host:port
-	fresh                          bool   // the database was made just now
+	fresh                          bool   // the demo data was made just now
 	failed                         chan error
 	cancel                         context.CancelFunc
 	running                        sync.WaitGroup
@@ -45,13 +44,12 @@ func startBackends(ctx context.Context, data, publicURL, gatewaySecret string, l
 	config.GatewaySecret = secret.String(gatewaySecret)
 	config.MailDir = filepath.Join(data, "mail")
 
-	_, statErr := os.Stat(filepath.Join(data, "tenantgate.db"))
 	backends, err := app.New(ctx, config, log)
 	if err != nil {
 		return nil, err
 	}
-	s := &services{fresh: errors.Is(statErr, os.ErrNotExist), failed: make(chan error, 2)}
-	if err := seed.Demo(ctx, backends.DB(), backends.Hasher()); err != nil {
+	s := &services{failed: make(chan error, 2)}
+	if s.fresh, err = seed.AddDemo(ctx, backends.DB(), backends.Hasher()); err != nil {
 		return nil, errors.Join(err, backends.Close())
 	}
 	if err := backends.Listen(ctx); err != nil {
