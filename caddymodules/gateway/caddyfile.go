@@ -28,6 +28,7 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //
 //	tenantgate {
 //		database  sqlite://<path>
+//		redis     <url>
 //		namespace <name>
 //		permissions {
 //			poll      <duration>
@@ -35,8 +36,9 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 //		}
 //	}
 //
-// Everything is optional. `database` and `namespace` may hold {env.*} and
-// {file.*} placeholders, which are replaced at start.
+// Everything is optional. `database`, `redis` and `namespace` may hold {env.*}
+// and {file.*} placeholders, which are replaced at start. An empty `redis` is
+// none.
 func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	d.Next() // option name
 	if d.NextArg() {
@@ -69,11 +71,11 @@ func (a *App) unmarshalOption(d *caddyfile.Dispenser, name string) error {
 		}
 		return validateLiteral(d, a.Namespace, validateNamespace)
 	case "redis":
-		return d.Err("redis is not available yet: remove the line, breakers then work on each gateway by itself")
+		return a.unmarshalRedis(d)
 	case "permissions":
 		return a.unmarshalPermissions(d)
 	}
-	return d.Errf("unknown option %q, want database, namespace or permissions", name)
+	return d.Errf("unknown option %q, want database, redis, namespace or permissions", name)
 }
 
 // validateLiteral checks a value here already, where file and line are known,
@@ -97,6 +99,21 @@ func unmarshalValue(d *caddyfile.Dispenser, name, want string, value *string) er
 		return d.Errf("%s takes no block", name)
 	}
 	return nil
+}
+
+// unmarshalRedis reads the URL. It may be empty, so that an environment variable
+// decides whether there is a Redis: `redis {$REDIS_URL:""}`.
+func (a *App) unmarshalRedis(d *caddyfile.Dispenser) error {
+	if !d.AllArgs(&a.Redis) {
+		return d.Err(`redis needs one argument: a URL such as redis://localhost:6379/0, or "" for none`)
+	}
+	if d.NextBlock(d.Nesting()) {
+		return d.Err("redis takes no block")
+	}
+	return validateLiteral(d, a.Redis, func(url string) error {
+		_, err := parseRedis(url)
+		return err
+	})
 }
 
 func (a *App) unmarshalPermissions(d *caddyfile.Dispenser) error {

@@ -14,7 +14,8 @@ import (
 func FuzzCaddyfile(f *testing.F) {
 	for _, seed := range []string{
 		"tenantgate", "tenantgate {\n\tdatabase sqlite://x.db\n\tnamespace prod\n\tpermissions {\n\t\tpoll 500ms\n\t\tmax_stale 1h\n\t}\n}",
-		"tenantgate {\n\tredis redis://x\n}", "tenantgate {\n\tpermissions {\n\t\tpoll -1s\n\t}\n}", "tenantgate {\n\tdatabase {env.X}\n}", "tenantgate {", "tenantgate x",
+		"tenantgate {\n\tredis redis://:p@x:1/2\n}", "tenantgate {\n\tredis \"\"\n}", "tenantgate {\n\tredis redis+sentinel://s,t/m?sentinel_password=p\n}",
+		"tenantgate {\n\tredis unix:///x {\n\t}\n}", "tenantgate {\n\tredis {env.X}\n}", "tenantgate {\n\tpermissions {\n\t\tpoll -1s\n\t}\n}", "tenantgate {\n\tdatabase {env.X}\n}", "tenantgate {", "tenantgate x",
 	} {
 		f.Add(seed)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"regexp"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/permission"
+	"github.com/tenantgate/tenantgate/internal/redisclient"
 )
 
 const (
@@ -45,6 +47,13 @@ type App struct {
 	// The schema must be there (`backends migrate`). Needed by `check_permission`.
 	Database string `json:"database,omitempty"`
 
+	// Redis is where gateways share the states of their breakers, as a URL that
+	// begins with redis://, rediss://, unix://, redis+sentinel://, redis+cluster://,
+	// rediss+sentinel:// or rediss+cluster://. Placeholders are replaced once, at
+	// start; if nothing is left, there is none. A Redis that is away never fails a
+	// start, a reload or a request. Default: none, each gateway decides by itself.
+	Redis string `json:"redis,omitempty"`
+
 	// Namespace sets apart several gateways that share stores: letters, digits,
 	// "_", "-", "." and ":", at most 64. Placeholders are replaced.
 	// Default: tenantgate.
@@ -54,6 +63,8 @@ type App struct {
 	Permissions *Permissions `json:"permissions,omitempty"`
 
 	logger   *slog.Logger
+	redis    *redisclient.Options // nil: none
+	onStart  []func()             // from other modules' Provision
 	settings *permission.Settings
 	table    *sharedTable
 	key      tableKey // of table in the pool while this app holds it
@@ -100,6 +111,9 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.Namespace, err = repl.ReplaceOrErr(a.Namespace, true, true); err != nil {
 		return fmt.Errorf("namespace: %w", err)
 	}
+	if a.redis, err = a.resolveRedis(repl); err != nil {
+		return err
+	}
 	if a.Namespace == "" {
 		a.Namespace = defaultNamespace
 	}
@@ -134,6 +148,39 @@ func validateNamespace(s string) error {
 	return nil
 }
 
+// errRedisPlaceholder names no placeholder: it can be a piece of a password.
+var errRedisPlaceholder = errors.New("the URL holds a placeholder that is unknown, or names a file that is empty or cannot be read: " +
+	"write {env.NAME} or {file./path}, and a { of a password as %7B")
+
+// resolveRedis replaces the placeholders of the URL and reads it. What it
+// becomes is kept nowhere else, as it may hold a password. An empty variable
+// can mean that there is no Redis; a missing file cannot, because it would part
+// the gateways without a word.
+func (a *App) resolveRedis(repl *caddy.Replacer) (*redisclient.Options, error) {
+	url, err := repl.ReplaceFunc(a.Redis, func(name string, value any) (any, error) {
+		if value == nil || value == "" && strings.HasPrefix(name, "file.") {
+			return nil, errRedisPlaceholder
+		}
+		return value, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	return parseRedis(url)
+}
+
+// parseRedis reads a URL; an empty one is no Redis.
+func parseRedis(url string) (*redisclient.Options, error) {
+	if url == "" {
+		return nil, nil
+	}
+	options, err := redisclient.Parse(url)
+	if err != nil {
+		return nil, fmt.Errorf("redis: %w", err)
+	}
+	return options, nil
+}
+
 func validateDatabase(url string) error {
 	table, err := permission.New(url, permission.Settings{}, clock.System{})
 	if err != nil {
@@ -159,9 +206,12 @@ func (p *Permissions) validate() error {
 	return nil
 }
 
-// Start begins to read the permission table and waits up to a second for the
-// first attempt. It never fails.
+// Start calls what OnStart was given, begins to read the permission table and
+// waits up to a second for the first attempt. It never fails.
 func (a *App) Start() error {
+	for _, f := range a.onStart {
+		f()
+	}
 	if a.table == nil {
 		return nil
 	}
@@ -196,6 +246,19 @@ func (a *App) Cleanup() error {
 	_, err := tables.Delete(key)
 	return err
 }
+
+// RedisOptions returns where Redis is, or nil if none is configured. The app
+// itself connects to nothing: who needs a connection opens a client, from
+// OnStart, and closes it.
+func (a *App) RedisOptions() *redisclient.Options { return a.redis }
+
+// OnStart has f called by Start, in the order of the calls of OnStart. Other
+// modules call it in Provision, and put there whatever connects or runs in the
+// background: Provision also runs for `validate` and for a configuration that
+// another module refuses, and must leave no trace. f returns at once. What it
+// starts is ended by the Cleanup of its module, which is called also if another
+// app fails to start, and which must therefore expect that f never ran.
+func (a *App) OnStart(f func()) { a.onStart = append(a.onStart, f) }
 
 // errNoDatabase tells how to get a permission table.
 var errNoDatabase = errors.New(`no database is configured: add "database sqlite://<file>" to the global option "tenantgate"`)

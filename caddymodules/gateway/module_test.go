@@ -82,11 +82,16 @@ func TestProvisionNamesWhatIsWrong(t *testing.T) {
 		`{"permissions": {"poll": "-1s"}}`:                              "poll is -1s, want at least 10ms",
 		`{"permissions": {"max_stale": "600ms"}}`:                       "max_stale is 600ms, want 0 or at least twice poll (1s)",
 		`{"permissions": {"max_stale": "-1s"}}`:                         "max_stale is -1s",
-		`{"redis": "redis://localhost"}`:                                `unknown field "redis"`,
+		`{"redis": "localhost:6379"}`:                                   "redis: the URL begins with no known scheme",
+		`{"redis": "redis://:hunter2@localhost/x"}`:                     "redis: the database is no number from 0 to 65535",
+		`{"redis": "redis://:hunter2{x}@localhost"}`:                    "redis: the URL holds a placeholder that is unknown",
+		`{"redis": "redis://:{file./no/such/hunter2}@localhost"}`:       "redis: the URL holds a placeholder that is unknown",
+		`{"redis": "{file./dev/null}"}`:                                 "redis: the URL holds a placeholder that is unknown, or names a file that is empty",
 		`{"database": "sqlite://x.db", "permissions": {"poll": "1ms"}}`: "poll is 1ms",
 	} {
 		_, err := provision(t, config)
 		require.ErrorContains(t, err, want, config)
+		require.NotContains(t, err.Error(), "hunter2")
 	}
 }
 
