@@ -5,6 +5,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"unicode"
 
 	"go.uber.org/zap/buffer"
 	"go.uber.org/zap/zapcore"
@@ -78,11 +79,11 @@ func (c *console) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field) (*buf
 	return line, nil
 }
 
-// appendPair writes key=value, quoted where the value has spaces or control
-// characters: a line stays one line.
+// appendPair writes key=value, quoted where the value has spaces or what a
+// terminal would obey: a line stays one line.
 func appendPair(line *buffer.Buffer, key string, value any) {
 	text := fmt.Sprint(value)
-	if text == "" || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == '"' || r == 0x7f }) {
+	if text == "" || strings.ContainsFunc(text, func(r rune) bool { return r == ' ' || r == '"' || !unicode.IsPrint(r) }) {
 		text = fmt.Sprintf("%q", text)
 	}
 	line.AppendString(" " + key + "=" + text)

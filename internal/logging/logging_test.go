@@ -137,3 +137,14 @@ func BenchmarkAccessLine(b *testing.B) {
 		line.Free()
 	}
 }
+
+// A terminal obeys C1 control characters as it does escape sequences (CWE-150).
+func TestTheConsoleQuotesWhatATerminalWouldObey(t *testing.T) {
+	t.Parallel()
+	for _, hostile := range []string{"a\x1b[31mb", "a\u009b31mb", "a\u202eb", "a\nb"} {
+		line, err := logging.NewConsoleEncoder("x", nil, false).EncodeEntry(entry, []zapcore.Field{zap.String("upstream", hostile)})
+		require.NoError(t, err)
+		require.NotContains(t, line.String(), hostile)
+		require.Contains(t, line.String(), `upstream="a\`)
+	}
+}
