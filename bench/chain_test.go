@@ -49,7 +49,7 @@ func BenchmarkChain(b *testing.B) {
 	settings := breaker.DefaultSettings()
 	group, err := breaker.New(breaker.NewMemory(clock.System{}, nil), clock.System{}).Join("bench", &breaker.Member{Settings: &settings})
 	require.NoError(b, err)
-	guard := group.Breaker("10.0.0.1:80")
+	guard := group.Breaker("10.0.0.1:80", "")
 
 	header := http.Header{
 		"Accept": {"*/*"}, "User-Agent": {"bench"}, "Authorization": {"Bearer " + token},

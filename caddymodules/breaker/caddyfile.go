@@ -2,6 +2,8 @@ package breaker
 
 import (
 	"encoding/json"
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -47,21 +49,22 @@ func parseBreakerProxy(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, err
 	if err != nil {
 		return nil, err
 	}
-	proxy := new(reverseproxy.Handler)
-	if err := proxy.UnmarshalCaddyfile(caddyfile.NewDispenser(p.tokens)); err != nil {
-		return nil, err
-	}
-	if err := proxy.FinalizeUnmarshalCaddyfile(h); err != nil {
+	proxy, err := parseReverseProxy(h, p.guarded())
+	if err != nil {
 		return nil, err
 	}
 	if len(proxy.Upstreams) == 0 && proxy.DynamicUpstreamsRaw == nil {
 		return nil, start.Errf("breaker_proxy %s has no upstreams", p.name)
 	}
+	handler, err := p.handler(h, proxy.Upstreams)
+	if err != nil {
+		return nil, err
+	}
 	if err := p.guard(proxy); err != nil {
 		return nil, start.WrapErr(err)
 	}
 	route := caddyhttp.Route{HandlersRaw: []json.RawMessage{
-		caddyconfig.JSONModuleObject(Handler{}, "handler", "breaker", nil),
+		caddyconfig.JSONModuleObject(handler, "handler", "breaker", nil),
 		caddyconfig.JSONModuleObject(proxy, "handler", "reverse_proxy", nil),
 	}}
 	if matcher != nil {
@@ -70,11 +73,22 @@ func parseBreakerProxy(h httpcaddyfile.Helper) ([]httpcaddyfile.ConfigValue, err
 	return []httpcaddyfile.ConfigValue{{Class: "route", Value: route}}, nil
 }
 
+// parseReverseProxy makes a reverse_proxy of its tokens.
+func parseReverseProxy(h httpcaddyfile.Helper, tokens []caddyfile.Token) (*reverseproxy.Handler, error) {
+	proxy := new(reverseproxy.Handler)
+	if err := proxy.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens)); err != nil {
+		return nil, err
+	}
+	return proxy, proxy.FinalizeUnmarshalCaddyfile(h)
+}
+
 // proxyParts is a breaker_proxy taken apart.
 type proxyParts struct {
-	name   string
-	config *Config
-	tokens []caddyfile.Token // what is left for reverse_proxy
+	name string
+	head []caddyfile.Token // the directive and its upstreams
+	open caddyfile.Token   // the brace that opens the block, if there is one
+	end  caddyfile.Token   // and the one that closes it
+	block
 }
 
 // splitProxy takes our parts out of the directive that starts at the current token.
@@ -90,23 +104,34 @@ func splitProxy(d *caddyfile.Dispenser) (*proxyParts, error) {
 		return nil, d.Errf("%w; the syntax is breaker_proxy [<matcher>] <name> <upstreams...>", err)
 	}
 	upstreams := d.RemainingArgsAsTokens()
-	p.tokens = append([]caddyfile.Token{all[0]}, upstreams...)
-	rest, config, err := splitBlock(d, checkProxyOption)
-	if err != nil {
-		return nil, err
+	p.head = append([]caddyfile.Token{all[0]}, upstreams...)
+	if brace := 2 + len(upstreams); brace < len(all) {
+		p.open, p.end = all[brace], all[len(all)-1]
 	}
-	p.config = config
-	if len(rest) > 0 {
-		p.tokens = append(p.tokens, all[2+len(upstreams)]) // the opening brace
-		p.tokens = append(p.tokens, rest...)
-		p.tokens = append(p.tokens, all[len(all)-1])
-	}
-	return p, nil
+	var err error
+	p.block, err = splitBlock(d, checkProxyOption)
+	return p, err
 }
 
-// splitBlock parses the breaker block inside d's block and returns the tokens of
+// guarded returns the tokens of the reverse_proxy behind the breaker.
+func (p *proxyParts) guarded() []caddyfile.Token {
+	if len(p.others) == 0 {
+		return p.head
+	}
+	return slices.Concat(p.head, []caddyfile.Token{p.open}, slices.Concat(p.others...), []caddyfile.Token{p.end})
+}
+
+// block is the content of a block with a breaker block in it.
+type block struct {
+	config   *Config
+	fallback *fallbackOption
+	others   [][]caddyfile.Token // the other subdirectives
+	place    int                 // how many of them stand before the breaker block
+}
+
+// splitBlock parses the breaker block inside d's block and keeps the tokens of
 // the other subdirectives, each of which must pass the check.
-func splitBlock(d *caddyfile.Dispenser, check func(*caddyfile.Dispenser) error) (rest []caddyfile.Token, config *Config, err error) {
+func splitBlock(d *caddyfile.Dispenser, check func(*caddyfile.Dispenser) error) (b block, err error) {
 	var hasTransport bool // reverse_proxy would take the last of two without a word
 	for d.NextBlock(0) {
 		segment := d.NextSegment()
@@ -114,26 +139,26 @@ func splitBlock(d *caddyfile.Dispenser, check func(*caddyfile.Dispenser) error) 
 		option.Next()
 		if option.Val() == "transport" {
 			if hasTransport {
-				return nil, nil, option.Err("transport already specified")
+				return b, option.Err("transport already specified")
 			}
 			hasTransport = true
 		}
 		if option.Val() != "breaker" {
 			if err := check(option); err != nil {
-				return nil, nil, err
+				return b, err
 			}
-			rest = append(rest, segment...)
+			b.others = append(b.others, segment)
 			continue
 		}
-		if config != nil {
-			return nil, nil, option.Err("breaker already specified")
+		if b.config != nil {
+			return b, option.Err("breaker already specified")
 		}
-		config = new(Config)
-		if err := config.unmarshal(option); err != nil {
-			return nil, nil, err
+		b.config, b.place = new(Config), len(b.others)
+		if b.fallback, err = b.config.unmarshal(option); err != nil {
+			return b, err
 		}
 	}
-	return rest, config, nil
+	return b, nil
 }
 
 // checkProxyOption refuses the subdirectives of reverse_proxy that don't go with ours.
@@ -157,16 +182,87 @@ func checkProxyOption(d *caddyfile.Dispenser) error {
 	return nil
 }
 
+// handler makes the handler before the reverse_proxy, with the fallback if there is one.
+func (p *proxyParts) handler(h httpcaddyfile.Helper, guarded reverseproxy.UpstreamPool) (*Handler, error) {
+	if p.fallback == nil {
+		return new(Handler), nil
+	}
+	f := p.fallback
+	if len(f.upstreams) > 0 {
+		proxy, err := p.standIn(h)
+		if err != nil {
+			return nil, fmt.Errorf("fallback upstream: %w", err)
+		}
+		for _, u := range proxy.Upstreams {
+			if slices.ContainsFunc(guarded, func(g *reverseproxy.Upstream) bool { return g.Dial == u.Dial }) {
+				return nil, f.at.Errf("fallback upstream '%s' is one of the guarded upstreams and would be called although its circuit is open; give another", u.Dial)
+			}
+		}
+		f.HandlerRaw = caddyconfig.JSONModuleObject(proxy, "handler", "reverse_proxy", nil)
+	}
+	if err := f.check(); err != nil {
+		return nil, f.at.Errf("fallback: %w", err)
+	}
+	return &Handler{Name: p.name, Fallback: &f.Fallback}, nil
+}
+
+// standIn makes the reverse_proxy of the fallback upstreams. It is told what the
+// guarded one is told, such as header_up and transport, but for what is about
+// its upstreams. Their addresses stand where the breaker block stood, because
+// it takes growing line numbers to tell one line from the next.
+func (p *proxyParts) standIn(h httpcaddyfile.Helper) (*reverseproxy.Handler, error) {
+	proxy, err := parseReverseProxy(h, slices.Concat(
+		[]caddyfile.Token{p.head[len(p.head)-1], p.open},
+		forAnyUpstream(p.others[:p.place]), p.fallback.upstreams, forAnyUpstream(p.others[p.place:]),
+		[]caddyfile.Token{p.end}))
+	if err != nil {
+		return nil, err
+	}
+	t, err := p.transport(proxy)
+	if err != nil {
+		return nil, err
+	}
+	t.boundWaits() // they must end without a breaker too
+	proxy.TransportRaw = caddyconfig.JSONModuleObject(&t.HTTPTransport, "protocol", "http", nil)
+	return proxy, nil
+}
+
+// transport returns our transport with the HTTP options of the proxy's.
+func (p *proxyParts) transport(proxy *reverseproxy.Handler) (*Transport, error) {
+	t := &Transport{Name: p.name, Breaker: p.config}
+	if proxy.TransportRaw == nil {
+		return t, nil
+	}
+	return t, json.Unmarshal(proxy.TransportRaw, &t.HTTPTransport)
+}
+
+// forAnyUpstream returns the subdirectives of reverse_proxy that make sense with
+// other upstreams too: none that lists upstreams, chooses one or checks their health.
+func forAnyUpstream(options [][]caddyfile.Token) (tokens []caddyfile.Token) {
+	for _, option := range options {
+		switch name := option[0].Text; {
+		case name == "to", name == "dynamic", name == "lb_policy", name == "fail_duration", name == "max_fails",
+			strings.HasPrefix(name, "health_"), strings.HasPrefix(name, "unhealthy_"):
+		default:
+			tokens = append(tokens, option...)
+		}
+	}
+	return tokens
+}
+
 // guard puts our transport and selection policy around those of the proxy.
 func (p *proxyParts) guard(proxy *reverseproxy.Handler) error {
-	t := &Transport{Name: p.name, Breaker: p.config}
-	if proxy.TransportRaw != nil {
-		if err := json.Unmarshal(proxy.TransportRaw, &t.HTTPTransport); err != nil {
-			return err
-		}
+	t, err := p.transport(proxy)
+	if err != nil {
+		return err
 	}
 	if err := t.check(); err != nil {
 		return err
+	}
+	for _, u := range proxy.Upstreams {
+		if !strings.Contains(u.Dial, "{") {
+			t.Upstreams = append(t.Upstreams, u.Dial)
+		}
 	}
 	proxy.TransportRaw = caddyconfig.JSONModuleObject(t, "protocol", "breaker", nil)
 	if proxy.LoadBalancing == nil {
@@ -201,14 +297,17 @@ func (t *Transport) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.ArgErr()
 	}
-	rest, config, err := splitBlock(d, func(*caddyfile.Dispenser) error { return nil })
+	b, err := splitBlock(d, func(*caddyfile.Dispenser) error { return nil })
 	if err != nil {
 		return err
 	}
-	t.Breaker = config
+	if b.fallback != nil {
+		return b.fallback.at.Err("fallback is not allowed in transport breaker, which cannot answer in an upstream's place; use breaker_proxy")
+	}
+	t.Breaker = b.config
 	tokens := []caddyfile.Token{head}
-	if len(rest) > 0 {
-		tokens = append(append(append(tokens, all[2]), rest...), all[len(all)-1])
+	if len(b.others) > 0 {
+		tokens = slices.Concat(tokens, []caddyfile.Token{all[2]}, slices.Concat(b.others...), []caddyfile.Token{all[len(all)-1]})
 	}
 	if err := t.HTTPTransport.UnmarshalCaddyfile(caddyfile.NewDispenser(tokens)); err != nil {
 		return err
@@ -270,40 +369,50 @@ func (s *Selection) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 //	    failure_status   <status|5xx...>         # default 500 502 503 504
 //	    response_timeout <duration>|off          # default 10s
 //	    jitter           <percent>               # default 0%
+//	    min_ratio        <percent>               # default 0%
+//	    min_reporters    <count>                 # default 1
+//	    scope            upstream|upstream+tenant # default upstream
 //	    mode             enforce|shadow          # default enforce
+//	    fallback         ...                     # see [parseFallback]; default: an error with status 503
 //	}
-func (c *Config) unmarshal(d *caddyfile.Dispenser) error {
+//
+// The fallback is returned, for it belongs to the handler.
+func (c *Config) unmarshal(d *caddyfile.Dispenser) (fallback *fallbackOption, err error) {
 	if d.NextArg() {
-		return d.Errf("unexpected '%s' after breaker: the breaker takes a block; the name stands behind the directive", d.Val())
+		return nil, d.Errf("unexpected '%s' after breaker: the breaker takes a block; the name stands behind the directive", d.Val())
 	}
 	seen := map[string]bool{}
 	for d.NextBlock(0) {
 		option := d.Val()
 		if seen[option] {
-			return d.Errf("%s already specified", option)
+			return nil, d.Errf("%s already specified", option)
 		}
 		seen[option] = true
-		if err := c.unmarshalOption(d, option, d.RemainingArgs()); err != nil {
-			return err
+		if option == "fallback" {
+			fallback, err = parseFallback(d)
+		} else {
+			err = c.unmarshalOption(d, option, d.RemainingArgs())
+		}
+		if err != nil {
+			return nil, err
 		}
 		if d.NextBlock(1) {
-			return d.Errf("%s takes no block", option)
+			return nil, d.Errf("%s takes no block", option)
 		}
 	}
-	return nil
+	return fallback, nil
 }
 
 func (c *Config) unmarshalOption(d *caddyfile.Dispenser, option string, args []string) (err error) {
 	switch option {
-	case "min_ratio", "min_reporters", "scope", "fallback":
-		return d.Errf("%s is not available yet", option)
 	case "open":
 		return c.unmarshalOpen(d, args)
 	case "failure_status":
 		return c.unmarshalStatuses(d, args)
-	case "failures", "window", "probes", "need", "response_timeout", "jitter", "mode":
+	case "failures", "window", "probes", "need", "response_timeout", "jitter", "min_ratio", "min_reporters", "scope", "mode":
 	default:
-		return d.Errf("unrecognized option '%s' in breaker: expecting failures, window, open, probes, need, failure_status, response_timeout, jitter or mode", option)
+		return d.Errf("unrecognized option '%s' in breaker: expecting failures, window, open, probes, need, failure_status, "+
+			"response_timeout, jitter, min_ratio, min_reporters, scope, mode or fallback", option)
 	}
 	if len(args) != 1 {
 		return d.Errf("%s takes one value, got %d", option, len(args))
@@ -316,6 +425,8 @@ func (c *Config) unmarshalOption(d *caddyfile.Dispenser, option string, args []s
 		c.Probes, err = count(d, option, value)
 	case "need":
 		c.Need, err = count(d, option, value)
+	case "min_reporters":
+		c.MinReporters, err = count(d, option, value)
 	case "window":
 		c.Window, err = duration(d, option, value)
 	case "response_timeout":
@@ -323,14 +434,91 @@ func (c *Config) unmarshalOption(d *caddyfile.Dispenser, option string, args []s
 			c.ResponseTimeout, err = duration(d, option, value)
 		}
 	case "jitter":
-		c.Jitter, err = percent(d, option, value)
+		c.Jitter, err = percent(d, option, value, 50)
+	case "min_ratio":
+		c.MinRatio, err = percent(d, option, value, 100)
+	case "scope":
+		c.Scope, err = oneOf(d, option, value, scopeUpstream, scopeTenant)
 	case "mode":
-		if value != modeEnforce && value != modeShadow {
-			return d.Errf("mode '%s' is unknown: expecting enforce or shadow", value)
-		}
-		c.Mode = value
+		c.Mode, err = oneOf(d, option, value, modeEnforce, modeShadow)
 	}
 	return err
+}
+
+// fallbackOption is the option fallback of a breaker block.
+type fallbackOption struct {
+	Fallback
+	upstreams []caddyfile.Token    // as the subdirective "to" of reverse_proxy
+	at        *caddyfile.Dispenser // the option's place, for errors
+}
+
+// parseFallback parses the option fallback, which is the current token. Syntax:
+//
+//	fallback respond  <status> [<body> [<content_type>]]
+//	fallback file     <path> [<status>]
+//	fallback upstream <addresses...>
+func parseFallback(d *caddyfile.Dispenser) (*fallbackOption, error) {
+	f := &fallbackOption{at: caddyfile.NewDispenser([]caddyfile.Token{d.Token()})}
+	f.at.Next()
+	if !d.NextArg() {
+		return nil, d.Err("fallback takes respond, file or upstream and what to answer with")
+	}
+	kind := d.Token()
+	tokens := d.RemainingArgsAsTokens()
+	args := make([]string, len(tokens))
+	for i, t := range tokens {
+		args[i] = t.Text
+	}
+	switch kind.Text {
+	case "respond":
+		if len(args) < 1 || len(args) > 3 {
+			return nil, d.Errf("fallback respond takes a status, a body and its type: fallback respond <status> [<body> [<content_type>]]")
+		}
+		return f, f.unmarshalRespond(d, args)
+	case "file":
+		if len(args) < 1 || len(args) > 2 || args[0] == "" {
+			return nil, d.Errf("fallback file takes a path and a status: fallback file <path> [<status>]")
+		}
+		return f, f.unmarshalFile(d, args)
+	case "upstream":
+		if len(args) == 0 {
+			return nil, d.Errf("fallback upstream takes at least one address")
+		}
+		kind.Text = "to"
+		f.upstreams = append([]caddyfile.Token{kind}, tokens...)
+		return f, nil
+	}
+	return nil, d.Errf("fallback '%s' is unknown: expecting respond, file or upstream", kind.Text)
+}
+
+func (f *fallbackOption) unmarshalRespond(d *caddyfile.Dispenser, args []string) (err error) {
+	if f.Status, err = status(d, args[0]); err != nil {
+		return err
+	}
+	if len(args) > 1 {
+		f.Body = args[1]
+	}
+	if len(args) > 2 {
+		f.ContentType = args[2]
+	}
+	return nil
+}
+
+func (f *fallbackOption) unmarshalFile(d *caddyfile.Dispenser, args []string) (err error) {
+	f.File = args[0]
+	if len(args) > 1 {
+		f.Status, err = status(d, args[1])
+	}
+	return err
+}
+
+// status parses the status of a fallback.
+func status(d *caddyfile.Dispenser, value string) (int, error) {
+	n, err := strconv.Atoi(value)
+	if err != nil || n < 200 || n > 599 {
+		return 0, d.Errf("fallback status '%s' is not a status: expecting 200 to 599", value)
+	}
+	return n, nil
 }
 
 func (c *Config) unmarshalOpen(d *caddyfile.Dispenser, args []string) (err error) {
@@ -366,7 +554,7 @@ func (c *Config) unmarshalStatuses(d *caddyfile.Dispenser, args []string) error 
 	return nil
 }
 
-// maxCount is the most that failures, probes and need may be; see core.Settings.
+// maxCount is the most that failures, probes, need and min_reporters may be; see core.Settings.
 const maxCount = 1000
 
 func count(d *caddyfile.Dispenser, option, value string) (int, error) {
@@ -385,11 +573,18 @@ func duration(d *caddyfile.Dispenser, option, value string) (caddy.Duration, err
 	return caddy.Duration(parsed), nil
 }
 
-func percent(d *caddyfile.Dispenser, option, value string) (float64, error) {
+func percent(d *caddyfile.Dispenser, option, value string, most float64) (float64, error) {
 	number, isPercent := strings.CutSuffix(value, "%")
 	n, err := strconv.ParseFloat(number, 64)
-	if !isPercent || err != nil || !(n >= 0 && n <= 50) {
-		return 0, d.Errf("%s '%s' is not a percentage: expecting 0%% to 50%%", option, value)
+	if !isPercent || err != nil || !(n >= 0 && n <= most) {
+		return 0, d.Errf("%s '%s' is not a percentage: expecting 0%% to %g%%", option, value, most)
 	}
 	return n / 100, nil
+}
+
+func oneOf(d *caddyfile.Dispenser, option, value, first, second string) (string, error) {
+	if value != first && value != second {
+		return "", d.Errf("%s '%s' is unknown: expecting %s or %s", option, value, first, second)
+	}
+	return value, nil
 }

@@ -16,6 +16,12 @@ const (
 	modeShadow  = "shadow"
 )
 
+// The scopes of a circuit.
+const (
+	scopeUpstream = "upstream"
+	scopeTenant   = "upstream+tenant"
+)
+
 const (
 	defaultResponseTimeout = 10 * time.Second
 	defaultTLSTimeout      = 5 * time.Second
@@ -27,6 +33,13 @@ const (
 type Config struct {
 	// Failures is how many failures within the window open the circuit. Default: 3.
 	Failures int `json:"failures,omitempty"`
+	// MinRatio opens the circuit only if also this fraction of the requests in the
+	// window failed, 0 to 1. Default: 0, which asks for none.
+	MinRatio float64 `json:"min_ratio,omitempty"`
+	// MinReporters is how many replicas must have seen a failure within the window,
+	// 1 to 1,000. More than 1 needs redis; a replica that cannot reach the others
+	// opens by what it alone has seen. Default: 1.
+	MinReporters int `json:"min_reporters,omitempty"`
 	// Window is the length of the sliding window. Default: 60s.
 	Window caddy.Duration `json:"window,omitempty"`
 	// Open is how long an open circuit stays open. Default: 120s.
@@ -48,6 +61,9 @@ type Config struct {
 	// Jitter spreads the open period by this fraction up and down, at most 0.5.
 	// Default: 0.
 	Jitter float64 `json:"jitter,omitempty"`
+	// Scope is what has a circuit of its own: "upstream", or "upstream+tenant" for
+	// every upstream and tenant of the verified token. Default: "upstream".
+	Scope string `json:"scope,omitempty"`
 	// Mode is "enforce" or "shadow": counts, logs and changes state but refuses
 	// nothing. Default: "enforce".
 	Mode string `json:"mode,omitempty"`
@@ -61,7 +77,9 @@ func (c *Config) settings() core.Settings {
 	set(&s.Open, time.Duration(c.Open))
 	set(&s.Probes, c.Probes)
 	set(&s.Need, c.Need)
+	set(&s.MinReporters, c.MinReporters)
 	s.OpenMax, s.Jitter, s.Shadow = time.Duration(c.OpenMax), c.Jitter, c.Mode == modeShadow
+	s.MinRatio, s.PerTenant = c.MinRatio, c.Scope == scopeTenant
 	return s
 }
 
@@ -104,6 +122,9 @@ func (c *Config) failing() *[600]bool {
 func (c *Config) check() error {
 	if c.Mode != "" && c.Mode != modeEnforce && c.Mode != modeShadow {
 		return fmt.Errorf("mode is %q, must be enforce or shadow", c.Mode)
+	}
+	if c.Scope != "" && c.Scope != scopeUpstream && c.Scope != scopeTenant {
+		return fmt.Errorf("scope is %q, must be %s or %s", c.Scope, scopeUpstream, scopeTenant)
 	}
 	for _, status := range c.FailureStatus {
 		if status != 5 && (status < 400 || status > 599) {

@@ -6,7 +6,6 @@ import (
 
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
-	core "github.com/tenantgate/tenantgate/internal/breaker"
 	"github.com/tenantgate/tenantgate/internal/clock"
 )
 
@@ -14,8 +13,8 @@ import (
 // this clock, until release is called and all of them are gone. It fails while
 // an earlier registry is in use.
 func UseClock(c clock.Clock) (release func(), err error) {
-	_, loaded := registries.LoadOrStore(memoryKey, registry{core.New(core.NewMemory(c, nil), c)})
-	release = func() { _, _ = registries.Delete(memoryKey) }
+	_, loaded := registries.LoadOrStore(registryKey, newRegistry(c))
+	release = func() { _, _ = registries.Delete(registryKey) }
 	if loaded {
 		release()
 		return nil, errors.New("a registry is in use")
@@ -25,7 +24,7 @@ func UseClock(c clock.Clock) (release func(), err error) {
 
 // RegistriesInUse returns how many references to the registry there are.
 func RegistriesInUse() int {
-	n, _ := registries.References(memoryKey)
+	n, _ := registries.References(registryKey)
 	return n
 }
 

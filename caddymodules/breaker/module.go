@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"strings"
 	"sync"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
+	"github.com/tenantgate/tenantgate/caddymodules/gateway"
 	core "github.com/tenantgate/tenantgate/internal/breaker"
 )
 
@@ -47,6 +49,9 @@ type Transport struct {
 	Name string `json:"name"`
 	// Breaker holds the settings. Without it they are the defaults.
 	Breaker *Config `json:"breaker,omitempty"`
+	// Upstreams lists addresses that have a circuit before the first request comes:
+	// operators see them and can give them orders. Others get theirs when they are used.
+	Upstreams []string `json:"upstreams,omitempty"`
 
 	membership *membership
 	failing    *[600]bool // by status
@@ -80,12 +85,26 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	settings.Lease = t.lease()
 	logger := ctx.Logger()
 	var err error
-	t.membership, err = join(t.Name, &core.Member{
-		Generation: ctx.Done(), // one channel per configuration
-		Settings:   &settings,
-		Listener:   func(tr core.Transition) { logTransition(logger, tr, settings.Shadow) },
+	t.membership, err = join(ctx, t.Name, &core.Member{
+		Settings: &settings,
+		Listener: func(tr core.Transition) { logTransition(logger, tr, settings.Shadow) },
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	lint(t.logger, t.Name, settings, t.membership.group, t.membership.hasRedis)
+	t.membership.onStart(t.guardUpstreams)
+	return nil
+}
+
+// guardUpstreams makes the circuits of the upstreams that are known. Those of a
+// gateway that was started anew are as Redis has them before any request comes.
+func (t *Transport) guardUpstreams() {
+	for _, dial := range t.Upstreams {
+		if address, err := caddy.ParseNetworkAddress(dial); err == nil { // else reverse_proxy says so
+			t.membership.group.Breaker(upstreamName(address.Network, address.JoinHostPort(0)), "")
+		}
+	}
 }
 
 // check reports the first mistake in the breaker's part of the configuration.
@@ -153,7 +172,8 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if !isTraffic || !ok { // an active health check: it must reach an upstream that is cut off
 		return t.HTTPTransport.RoundTrip(r)
 	}
-	b := t.membership.group.Breaker(upstreamName(dial.Network, dial.Address))
+	t.membership.group.Request()
+	b := t.membership.group.Breaker(upstreamName(dial.Network, dial.Address), tenant(ctx))
 	if b == nil {
 		t.overflow.Do(func() {
 			t.logger.WarnContext(ctx, "too many upstream addresses under one breaker; further ones are not guarded",
@@ -198,10 +218,19 @@ func acquire(ctx context.Context, b *core.Breaker) (core.Permit, bool) {
 	return b.Acquire(ctx)
 }
 
-// upstreamName returns the address as logs and circuits know it. TCP goes without saying.
+// tenant returns the tenant that the request speaks for, "" if nobody was authenticated.
+func tenant(ctx context.Context) string {
+	if who := gateway.Principal(ctx); who != nil {
+		return who.TenantID
+	}
+	return ""
+}
+
+// upstreamName returns the address as logs and circuits know it. TCP goes without
+// saying, and the case of a host's name, which may come from a request, says nothing.
 func upstreamName(network, address string) string {
 	if network == "tcp" || network == "" {
-		return address
+		return strings.ToLower(address)
 	}
 	return network + "/" + address
 }
@@ -240,6 +269,15 @@ func logTransition(logger *zap.Logger, t core.Transition, shadow bool) {
 		zap.String("from", t.From.String()),
 		zap.String("reason", string(t.Reason)),
 		zap.Int64("suppressed", t.Suppressed),
+	}
+	if t.Key.Tenant != "" {
+		fields = append(fields, zap.String("tenant_id", t.Key.Tenant))
+	}
+	if t.Version > 0 {
+		fields = append(fields, zap.Uint64("version", t.Version))
+	}
+	if t.Forced != core.NotForced && t.ForcedFor > 0 {
+		fields = append(fields, zap.Int64("forced_for_ms", t.ForcedFor.Milliseconds()))
 	}
 	if t.State == core.Open {
 		fields = append(fields, zap.Int("failures", t.Failures), zap.Int("trips", t.Trips),

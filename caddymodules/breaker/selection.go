@@ -66,7 +66,7 @@ func (s *Selection) Provision(ctx caddy.Context) error {
 		s.inner = inner.(reverseproxy.Selector) //nolint:forcetypeassert // the namespace holds nothing else
 	}
 	var err error
-	s.membership, err = join(s.Name, &core.Member{Generation: ctx.Done()})
+	s.membership, err = join(ctx, s.Name, &core.Member{})
 	return err
 }
 
@@ -103,6 +103,7 @@ func (s *Selection) selectAround(pool reverseproxy.UpstreamPool, r *http.Request
 	ctx := r.Context()
 	giveBack(ctx)
 	repl, _ := ctx.Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
+	tenant := tenant(ctx)
 	var (
 		candidates = make(reverseproxy.UpstreamPool, 0, len(pool))
 		soonest    *reverseproxy.Upstream // of the refusing ones
@@ -115,7 +116,7 @@ func (s *Selection) selectAround(pool reverseproxy.UpstreamPool, r *http.Request
 	}
 	for _, u := range pool {
 		standing := core.Standing{Passes: true}
-		if b := s.breaker(repl, u); b != nil {
+		if b := s.breaker(repl, u, tenant); b != nil {
 			standing = b.Standing()
 		}
 		if standing.Passes || standing.MayProbe {
@@ -129,7 +130,7 @@ func (s *Selection) selectAround(pool reverseproxy.UpstreamPool, r *http.Request
 		if u == nil {
 			break
 		}
-		b := s.breaker(repl, u)
+		b := s.breaker(repl, u, tenant)
 		if b == nil || b.Standing().Passes {
 			return u
 		}
@@ -156,12 +157,12 @@ func giveBack(ctx context.Context) {
 
 // breaker returns the breaker that the transport will meet for the upstream, or
 // nil if the address makes no sense, which reverse_proxy then says.
-func (s *Selection) breaker(repl *caddy.Replacer, u *reverseproxy.Upstream) *core.Breaker {
+func (s *Selection) breaker(repl *caddy.Replacer, u *reverseproxy.Upstream, tenant string) *core.Breaker {
 	address, err := caddy.ParseNetworkAddress(repl.ReplaceAll(u.Dial, ""))
 	if err != nil {
 		return nil
 	}
-	return s.membership.group.Breaker(upstreamName(address.Network, address.JoinHostPort(0)))
+	return s.membership.group.Breaker(upstreamName(address.Network, address.JoinHostPort(0)), tenant)
 }
 
 var (

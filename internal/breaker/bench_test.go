@@ -21,7 +21,7 @@ func systemBreaker(b *testing.B) *breaker.Breaker {
 	if err != nil {
 		b.Fatal(err)
 	}
-	return group.Breaker("10.0.0.1:80")
+	return group.Breaker("10.0.0.1:80", "")
 }
 
 // spread runs f b.N times over a number of goroutines.
@@ -73,11 +73,11 @@ func BenchmarkLookup(b *testing.B) {
 		b.Fatal(err)
 	}
 	for i := range 10 {
-		group.Breaker(fmt.Sprintf("10.0.0.%d:8080", i))
+		group.Breaker(fmt.Sprintf("10.0.0.%d:8080", i), "")
 	}
 	b.ReportAllocs()
 	for b.Loop() {
-		group.Breaker("10.0.0.7:8080")
+		group.Breaker("10.0.0.7:8080", "")
 	}
 }
 
@@ -107,7 +107,7 @@ func BenchmarkClosedFailure(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	guarded := group.Breaker("10.0.0.1:80")
+	guarded := group.Breaker("10.0.0.1:80", "")
 	ctx := context.Background()
 	b.ReportAllocs()
 	for b.Loop() {

@@ -29,6 +29,9 @@ const halfOpenRetry = time.Second
 // requests of one breaker.
 const lineInterval = time.Second
 
+// orderCheck is how often the end of an order is asked for that is overdue.
+const orderCheck = time.Second
+
 // Outcome is how an admitted request went.
 type Outcome uint8
 
@@ -45,8 +48,10 @@ type Breaker struct {
 	key   Key
 	group *Group
 	view  atomic.Pointer[view]
-	stop  func() // ends the store's pushes
+	meter atomic.Pointer[meter] // of successes, if there is a ratio to know
+	stop  func()                // ends the store's pushes
 
+	orderTimer atomic.Pointer[time.Timer]
 	suppressed atomic.Int64 // refusals not yet told in a log line
 	nextLine   atomic.Int64 // earliest time of the next line, ns since the registry's start
 }
@@ -54,8 +59,10 @@ type Breaker struct {
 // view is what this process believes of a circuit. It is never changed, only replaced.
 type view struct {
 	Record
-	passes   bool      // requests go through without asking anybody
-	deadline time.Time // end of the open period on the local monotonic clock
+	passes    bool       // requests go through without asking anybody
+	kind      permitKind // of their permits
+	deadline  time.Time  // end of the open period on the local monotonic clock
+	orderEnds time.Time  // end of the operator's order, zero if it has none
 }
 
 // permitKind says what a permit's result means.
@@ -64,6 +71,7 @@ type permitKind uint8
 const (
 	refused  permitKind = iota
 	admitted            // an ordinary request in the closed state
+	counted             // the same, and its success counts too
 	probe               // holds a lease of a half-open circuit
 	shadowed            // would have been refused; its result says nothing
 )
@@ -75,7 +83,7 @@ type Permit struct {
 	// No more than four fields: beyond that the compiler keeps it in memory
 	// instead of registers, which doubles the cost of a success.
 	breaker    *Breaker
-	ref        uint64 // admitted: version of the view; probe: token of the lease; else: the wait in ns
+	ref        uint64 // admitted: Seq of the view; probe: token of the lease; else: the wait in ns
 	suppressed int64  // of a refusal: -1 if it isn't to be logged
 	kind       permitKind
 }
@@ -89,8 +97,11 @@ func (b *Breaker) Passes() bool { return b.view.Load().passes }
 // Record returns what this process believes of the circuit, with the time left now.
 func (b *Breaker) Record() Record {
 	v := b.view.Load()
-	r := v.Record
-	r.Remaining = max(0, v.deadline.Sub(b.group.registry.clock.Now()))
+	r, now := v.Record, b.group.registry.clock.Now()
+	r.Remaining = max(0, v.deadline.Sub(now))
+	if !v.orderEnds.IsZero() {
+		r.ForcedFor = max(0, v.orderEnds.Sub(now))
+	}
 	return r
 }
 
@@ -100,7 +111,7 @@ func (b *Breaker) Record() Record {
 func (b *Breaker) Acquire(ctx context.Context) (Permit, bool) {
 	v := b.view.Load()
 	if v.passes {
-		return Permit{breaker: b, ref: v.Version, kind: admitted}, true
+		return Permit{breaker: b, ref: v.Seq, kind: v.kind}, true
 	}
 	return b.acquire(ctx, v)
 }
@@ -132,7 +143,7 @@ func (b *Breaker) acquire(ctx context.Context, v *view) (Permit, bool) {
 func (b *Breaker) Try(ctx context.Context) (Permit, bool) {
 	v := b.view.Load()
 	if v.passes {
-		return Permit{breaker: b, ref: v.Version, kind: admitted}, true
+		return Permit{breaker: b, ref: v.Seq, kind: v.kind}, true
 	}
 	return b.try(ctx, v, b.group.registry.clock.Now(), b.group.Settings())
 }
@@ -140,9 +151,9 @@ func (b *Breaker) Try(ctx context.Context) (Permit, bool) {
 func (b *Breaker) try(ctx context.Context, v *view, now time.Time, settings Settings) (Permit, bool) {
 	refusal := Permit{breaker: b, suppressed: -1, kind: refused}
 	switch {
-	case v.Forced == ForcedOpen:
-		return refusal.after(settings.Open)
-	case v.State == Open && now.Before(v.deadline):
+	case v.Forced == ForcedOpen && v.ordered(now):
+		return refusal.after(v.orderWait(now, settings))
+	case v.Forced == NotForced && v.State == Open && now.Before(v.deadline):
 		return refusal.after(v.deadline.Sub(now))
 	}
 	r := b.group.registry
@@ -150,13 +161,30 @@ func (b *Breaker) try(ctx context.Context, v *view, now time.Time, settings Sett
 	grant := r.store.Acquire(ctx, b.key, token, settings)
 	switch {
 	case grant.Probe:
+		if grant.Token != 0 {
+			token = grant.Token
+		}
 		return Permit{breaker: b, ref: token, kind: probe}, true
 	case grant.Closed:
-		return Permit{breaker: b, ref: grant.Version, kind: admitted}, true
+		return Permit{breaker: b, ref: grant.Seq, kind: admitted}, true
 	case grant.State == HalfOpen:
 		return refusal.after(min(grant.RetryAfter, halfOpenRetry))
 	}
 	return refusal.after(grant.RetryAfter)
+}
+
+// ordered reports whether the operator's order still holds.
+func (v *view) ordered(now time.Time) bool {
+	return v.orderEnds.IsZero() || now.Before(v.orderEnds)
+}
+
+// orderWait is how long a client should wait that an order refuses: to the end
+// of the order, or as long as for an open circuit if it has none.
+func (v *view) orderWait(now time.Time, s Settings) time.Duration {
+	if v.orderEnds.IsZero() {
+		return s.Open
+	}
+	return v.orderEnds.Sub(now)
 }
 
 // after completes a refusal with the time to wait.
@@ -182,14 +210,14 @@ func (b *Breaker) Standing() Standing {
 	if v.passes || settings.Shadow {
 		return Standing{Passes: true}
 	}
-	if v.Forced == ForcedOpen {
-		return Standing{RetryAfter: settings.Open}
-	}
-	if v.State == HalfOpen {
+	now := b.group.registry.clock.Now()
+	switch {
+	case v.Forced == ForcedOpen && v.ordered(now):
+		return Standing{RetryAfter: v.orderWait(now, settings)}
+	case v.State == HalfOpen:
 		return Standing{MayProbe: true, RetryAfter: halfOpenRetry}
-	}
-	if left := v.deadline.Sub(b.group.registry.clock.Now()); left > 0 {
-		return Standing{RetryAfter: left}
+	case v.deadline.After(now):
+		return Standing{RetryAfter: v.deadline.Sub(now)}
 	}
 	return Standing{MayProbe: true}
 }
@@ -228,31 +256,77 @@ func (p Permit) done(o Outcome) {
 	switch p.kind {
 	case admitted:
 		p.breaker.report(p.ref)
+	case counted:
+		p.breaker.countOrReport(p.ref, o)
 	case probe:
 		p.breaker.result(p.ref, o)
 	}
 }
 
-func (b *Breaker) report(version uint64) {
+func (b *Breaker) report(seq uint64) {
 	r := b.group.registry
-	r.store.Report(b.key, Report{Event: r.sequence.Add(1), Admitted: version}, b.group.Settings())
+	r.store.Report(b.key, Report{Event: r.sequence.Add(1), Admitted: seq}, b.group.Settings())
 }
 
 func (b *Breaker) result(token uint64, o Outcome) {
 	b.group.registry.store.Result(b.key, token, o, b.group.Settings())
 }
 
+// countOrReport is done for a circuit with a ratio: it needs to know of successes
+// too, which it hears of some at a time.
+func (b *Breaker) countOrReport(seq uint64, o Outcome) {
+	m, r := b.meter.Load(), b.group.registry
+	at := r.clock.Now().Sub(r.start)
+	switch {
+	case o == Failure || o == Success && m.due(at):
+		settings := b.group.Settings()
+		n, age := m.take(at)
+		if age >= settings.Window {
+			n = 0 // they are none of this window's
+		}
+		if o == Success {
+			n++
+		}
+		if n > 0 {
+			r.store.Count(b.key, n, settings)
+		}
+	case o == Success:
+		m.add()
+	}
+	if o == Failure {
+		b.report(seq)
+	}
+}
+
 // apply takes a pushed record for the view, unless the view is newer.
 func (b *Breaker) apply(rec Record) {
-	next := &view{
-		Record:   rec,
-		passes:   rec.Forced == ForcedClosed || rec.Forced == NotForced && rec.State == Closed,
-		deadline: b.group.registry.clock.Now().Add(rec.Remaining),
+	now := b.group.registry.clock.Now()
+	next := &view{Record: rec, deadline: now.Add(rec.Remaining)}
+	if rec.ForcedFor > 0 {
+		next.orderEnds = now.Add(rec.ForcedFor)
 	}
+	old, ok := b.replace(next, func(old *view) bool { return old == nil || rec.Seq > old.Seq })
+	if !ok {
+		return
+	}
+	b.expectEnd(rec.ForcedFor)
+	if old != nil && (rec.State != rec.From || rec.Forced != rec.FromForced) {
+		b.group.notify(Transition{Record: rec, Suppressed: b.suppressed.Swap(0)})
+	}
+}
+
+// replace puts next in the place of the view if it may.
+func (b *Breaker) replace(next *view, may func(old *view) bool) (old *view, ok bool) {
+	next.passes = next.Forced == ForcedClosed || next.Forced == NotForced && next.State == Closed
 	for {
-		old := b.view.Load()
-		if old != nil && old.Epoch == rec.Epoch && rec.Version <= old.Version {
-			return
+		old = b.view.Load()
+		if !may(old) {
+			return old, false
+		}
+		next.kind = admitted
+		if b.group.Settings().MinRatio > 0 {
+			b.meter.CompareAndSwap(nil, new(meter))
+			next.kind = counted
 		}
 		if !b.view.CompareAndSwap(old, next) {
 			continue
@@ -260,9 +334,45 @@ func (b *Breaker) apply(rec Record) {
 		if wasPassing := old == nil || old.passes; wasPassing != next.passes {
 			b.group.countRefusing(next.passes)
 		}
-		if old != nil {
-			b.group.notify(Transition{From: old.State, FromForced: old.Forced, Record: rec, Suppressed: b.suppressed.Swap(0)})
-		}
-		return
+		return old, true
 	}
+}
+
+// refresh makes the view follow new settings.
+func (b *Breaker) refresh() {
+	for {
+		old := b.view.Load()
+		next := *old
+		if _, ok := b.replace(&next, func(now *view) bool { return now == old }); ok {
+			return
+		}
+	}
+}
+
+// expectEnd sees to it that an order with a time limit ends although requests
+// that pass never look at a clock.
+func (b *Breaker) expectEnd(in time.Duration) {
+	var next *time.Timer
+	if in > 0 {
+		next = time.AfterFunc(in, b.endOrder)
+	}
+	if old := b.orderTimer.Swap(next); old != nil {
+		old.Stop()
+	}
+}
+
+// endOrder has an order lifted whose time is over. The arbiter's clock may be
+// behind ours: it is asked again until it agrees.
+func (b *Breaker) endOrder() {
+	r := b.group.registry
+	_ = r.store.Order(context.Background(), b.key, Order{Kind: orderLapse}) // ErrUnknown: it is gone
+	if v := b.view.Load(); !v.orderEnds.IsZero() && !v.ordered(r.clock.Now()) {
+		b.expectEnd(orderCheck)
+	}
+}
+
+// end gives the breaker up.
+func (b *Breaker) end() {
+	b.stop()
+	b.expectEnd(0)
 }

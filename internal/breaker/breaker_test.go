@@ -272,7 +272,9 @@ func TestRefusalsAreAnnouncedOnceASecondAndCountedExactly(t *testing.T) {
 func TestOperatorOrders(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, breaker.DefaultSettings())
-	order := func(o breaker.Order) { require.NoError(t, b.store.Order(t.Context(), b.Key(), o)) }
+	order := func(k breaker.OrderKind) {
+		require.NoError(t, b.store.Order(t.Context(), b.Key(), breaker.Order{Kind: k}))
+	}
 
 	order(breaker.OrderOpen)
 	p, ok := b.Acquire(t.Context())
@@ -299,9 +301,8 @@ func TestOperatorOrders(t *testing.T) {
 	order(breaker.OrderReset)
 	require.True(t, b.Passes())
 
-	require.ErrorIs(t, b.store.Order(t.Context(), breaker.Key{Name: "x"}, breaker.OrderOpen), breaker.ErrUnknown)
-	records, err := b.store.Snapshot(t.Context())
-	require.NoError(t, err)
+	require.ErrorIs(t, b.store.Order(t.Context(), breaker.Key{Name: "x"}, breaker.Order{Kind: breaker.OrderOpen}), breaker.ErrUnknown)
+	records := b.store.Records()
 	require.Len(t, records, 1)
 }
 
@@ -335,9 +336,9 @@ func TestUpstreamsOfOneNameAreSeparate(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, breaker.DefaultSettings())
 	b.trip(t)
-	other := b.group.Breaker("10.0.0.2:80")
+	other := b.group.Breaker("10.0.0.2:80", "")
 	require.True(t, other.Passes())
-	require.Same(t, other, b.group.Breaker("10.0.0.2:80"))
+	require.Same(t, other, b.group.Breaker("10.0.0.2:80", ""))
 	require.Len(t, b.group.Breakers(), 2)
 }
 
@@ -373,7 +374,7 @@ func TestNewSettingsApplyToALiveBreakerAndKeepItsState(t *testing.T) {
 	b.group.Leave(next)
 	again, err := b.registry.Join("billing", next)
 	require.NoError(t, err)
-	require.True(t, again.Breaker("10.0.0.1:80").Passes(), "the last one out takes the state along")
+	require.True(t, again.Breaker("10.0.0.1:80", "").Passes(), "the last one out takes the state along", "")
 }
 
 func TestTheLastOneOutLeavesInFlightRequestsAlone(t *testing.T) {
@@ -413,12 +414,11 @@ func TestAddressesFromRequestsCannotFillTheMemory(t *testing.T) {
 	b := newBench(t, breaker.DefaultSettings())
 	b.trip(t)
 	for i := range 3000 {
-		require.NotNil(t, b.group.Breaker(fmt.Sprintf("10.1.0.1:%d", i)))
+		require.NotNil(t, b.group.Breaker(fmt.Sprintf("10.1.0.1:%d", i), ""))
 	}
 	require.LessOrEqual(t, len(b.group.Breakers()), 1024)
-	require.Same(t, b.Breaker, b.group.Breaker("10.0.0.1:80"), "an open circuit is never dropped")
-	records, err := b.store.Snapshot(t.Context())
-	require.NoError(t, err)
+	require.Same(t, b.Breaker, b.group.Breaker("10.0.0.1:80", ""), "an open circuit is never dropped", "")
+	records := b.store.Records()
 	require.LessOrEqual(t, len(records), 1024)
 }
 
@@ -426,16 +426,16 @@ func TestWhenEveryPlaceIsTakenByAnOpenCircuitOthersAreNotGuarded(t *testing.T) {
 	t.Parallel()
 	b := newBench(t, breaker.DefaultSettings())
 	for i := range 1024 {
-		if u := b.group.Breaker(fmt.Sprintf("10.1.0.1:%d", i)); u != nil {
-			require.NoError(t, b.store.Order(t.Context(), u.Key(), breaker.OrderOpen))
+		if u := b.group.Breaker(fmt.Sprintf("10.1.0.1:%d", i), ""); u != nil {
+			require.NoError(t, b.store.Order(t.Context(), u.Key(), breaker.Order{Kind: breaker.OrderOpen}))
 		}
 	}
 	for i := range 10 {
-		if u := b.group.Breaker(fmt.Sprintf("10.2.0.1:%d", i)); u != nil {
-			require.NoError(t, b.store.Order(t.Context(), u.Key(), breaker.OrderOpen))
+		if u := b.group.Breaker(fmt.Sprintf("10.2.0.1:%d", i), ""); u != nil {
+			require.NoError(t, b.store.Order(t.Context(), u.Key(), breaker.Order{Kind: breaker.OrderOpen}))
 		}
 	}
-	require.Nil(t, b.group.Breaker("10.3.0.1:80"))
+	require.Nil(t, b.group.Breaker("10.3.0.1:80", ""))
 }
 
 func TestSettingsValidate(t *testing.T) {
@@ -518,7 +518,7 @@ func TestEverythingAtOnce(t *testing.T) {
 	for worker := range 8 {
 		wg.Go(func() {
 			for i := range 2000 {
-				b := group.Breaker(fmt.Sprint("u", i%3))
+				b := group.Breaker(fmt.Sprint("u", i%3), "")
 				b.Standing()
 				b.Record()
 				if p, ok := b.Acquire(ctx); ok {

@@ -38,7 +38,7 @@ func newBench(t testing.TB, settings breaker.Settings) *bench {
 	group, err := b.registry.Join("billing", b.member)
 	require.NoError(t, err)
 	b.group = group
-	b.Breaker = group.Breaker("10.0.0.1:80")
+	b.Breaker = group.Breaker("10.0.0.1:80", "")
 	require.NotNil(t, b.Breaker)
 	return b
 }

@@ -1,7 +1,6 @@
 package breaker
 
 import (
-	"cmp"
 	"context"
 	"math/rand/v2"
 	"slices"
@@ -15,12 +14,15 @@ import (
 // Memory is the store of a single process. A circuit lives as long as somebody
 // watches it.
 type Memory struct {
-	clock   clock.Clock
-	random  func() float64
-	version atomic.Uint64 // of the newest change of any circuit
+	clock  clock.Clock
+	random func() float64
+	seq    atomic.Uint64 // of the newest change of any circuit
 
 	mu       sync.RWMutex
 	circuits map[Key]*circuit
+	// copies reports whether the circuits are copies of another arbiter's: they
+	// stay although nobody watches them, and orders end when the arbiter says so.
+	copies func() bool
 }
 
 // NewMemory returns an empty store. The clock must not run backwards. random
@@ -29,30 +31,7 @@ func NewMemory(c clock.Clock, random func() float64) *Memory {
 	if random == nil {
 		random = rand.Float64
 	}
-	return &Memory{clock: c, random: random, circuits: map[Key]*circuit{}}
-}
-
-// circuit is the arbiter's side of one breaker.
-type circuit struct {
-	mu       sync.Mutex
-	record   Record
-	until    time.Time // end of the open period
-	stamps   []stamp   // the newest failures, oldest first; no more than the threshold
-	leases   []lease   // probes under way
-	verdicts int       // probes that succeeded in this half-open round
-	watchers []*func(Record)
-}
-
-// stamp is one failure in the window.
-type stamp struct {
-	at    time.Time
-	event uint64
-}
-
-// lease is one probe under way.
-type lease struct {
-	token   uint64
-	expires time.Time
+	return &Memory{clock: c, random: random, circuits: map[Key]*circuit{}, copies: func() bool { return false }}
 }
 
 // Watch implements [Store].
@@ -60,7 +39,7 @@ func (m *Memory) Watch(key Key, push func(Record)) (stop func()) {
 	m.mu.Lock()
 	c := m.circuits[key]
 	if c == nil {
-		c = &circuit{record: Record{Key: key}}
+		c = &circuit{key: key, record: Record{Key: key}}
 		m.circuits[key] = c
 	}
 	c.mu.Lock()
@@ -69,213 +48,145 @@ func (m *Memory) Watch(key Key, push func(Record)) (stop func()) {
 	c.mu.Unlock()
 	m.mu.Unlock()
 	push(present)
-	return func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		c.watchers = slices.DeleteFunc(slices.Clone(c.watchers), func(f *func(Record)) bool { return f == &push })
-		if len(c.watchers) == 0 && m.circuits[key] == c {
-			delete(m.circuits, key)
-		}
+	return func() { m.unwatch(key, c, &push) }
+}
+
+func (m *Memory) unwatch(key Key, c *circuit, push *func(Record)) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.watchers = slices.DeleteFunc(slices.Clone(c.watchers), func(f *func(Record)) bool { return f == push })
+	if len(c.watchers) == 0 && m.circuits[key] == c && !m.copies() {
+		delete(m.circuits, key)
 	}
 }
 
-// change runs f on the circuit and pushes the new record if f reports a change.
-func (m *Memory) change(key Key, f func(c *circuit, now time.Time) bool) (known bool) {
+// find returns the circuit or nil.
+func (m *Memory) find(key Key) *circuit {
 	m.mu.RLock()
-	c := m.circuits[key]
-	m.mu.RUnlock()
-	if c == nil {
-		return false
+	defer m.mu.RUnlock()
+	return m.circuits[key]
+}
+
+// findOrAdd returns the circuit and makes it if there is none.
+func (m *Memory) findOrAdd(key Key) *circuit {
+	if c := m.find(key); c != nil {
+		return c
 	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.circuits[key]
+	if c == nil {
+		c = &circuit{key: key, record: Record{Key: key}}
+		m.circuits[key] = c
+	}
+	return c
+}
+
+// all returns the circuits, in no order.
+func (m *Memory) all() []*circuit {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	all := make([]*circuit, 0, len(m.circuits))
+	for _, c := range m.circuits {
+		all = append(all, c)
+	}
+	return all
+}
+
+// change runs f on the circuit and tells the watchers if f reports a change.
+func (m *Memory) change(c *circuit, f func(now time.Time) (changed bool)) {
 	now := m.clock.Now()
 	c.mu.Lock()
-	if !f(c, now) {
-		c.mu.Unlock()
-		return true
+	if !m.copies() {
+		m.step(c, now, func() bool { return c.lapse(now) })
 	}
-	c.record.Version = m.version.Add(1)
-	if c.record.State == Closed && c.record.Forced == NotForced {
-		c.record.ClosedAt = c.record.Version
-	}
-	record, watchers := c.tell(now), c.watchers
+	m.step(c, now, func() bool { return f(now) })
+	waiting := len(c.outbox) > 0
 	c.mu.Unlock()
-	record.Local = true
-	for _, push := range watchers {
-		(*push)(record)
+	if waiting {
+		c.deliver()
 	}
-	return true
+}
+
+// step is one change under the circuit's lock. It counts as this process's own
+// unless f says otherwise.
+func (m *Memory) step(c *circuit, now time.Time, f func() bool) {
+	before := c.record
+	c.record.From, c.record.FromForced, c.record.Local = before.State, before.Forced, true
+	if !f() {
+		c.record = before
+		return
+	}
+	c.record.Seq = m.seq.Add(1)
+	if c.record.State == Closed && c.record.Forced == NotForced {
+		c.closedSeq = c.record.Seq
+	}
+	c.outbox = append(c.outbox, c.tell(now))
 }
 
 // Report implements [Store].
 func (m *Memory) Report(key Key, r Report, s Settings) {
-	m.change(key, func(c *circuit, now time.Time) bool {
-		return c.fail(now, r, s) && c.open(now, s.openPeriod(1, m.random()), ReasonFailures)
-	})
+	if c := m.find(key); c != nil {
+		m.change(c, func(now time.Time) bool {
+			_, tripped := c.fail(now, r, s)
+			return tripped && c.open(now, s.openPeriod(1, m.random()), ReasonFailures)
+		})
+	}
+}
+
+// Count implements [Store].
+func (m *Memory) Count(key Key, successes int64, s Settings) {
+	if c := m.find(key); c != nil {
+		m.change(c, func(now time.Time) bool {
+			c.count(now, successes, s)
+			return false
+		})
+	}
 }
 
 // Acquire implements [Store].
-func (m *Memory) Acquire(_ context.Context, key Key, token uint64, s Settings) Grant {
-	var g Grant
-	known := m.change(key, func(c *circuit, now time.Time) (changed bool) {
+func (m *Memory) Acquire(_ context.Context, key Key, token uint64, s Settings) (g Grant) {
+	c := m.find(key)
+	if c == nil { // the breaker was dropped while the request was under way
+		return Grant{Closed: true}
+	}
+	m.change(c, func(now time.Time) (changed bool) {
 		g, changed = c.acquire(now, token, s)
 		return changed
 	})
-	if !known { // the breaker was dropped while the request was under way
-		return Grant{Closed: true}
-	}
 	return g
 }
 
 // Result implements [Store].
 func (m *Memory) Result(key Key, token uint64, o Outcome, s Settings) {
-	m.change(key, func(c *circuit, now time.Time) bool {
-		if !c.giveBack(now, token) {
-			return false
-		}
-		switch o {
-		case Success:
-			c.verdicts++
-			return c.verdicts >= s.Need && c.close(ReasonProbeSucceeded)
-		case Failure:
-			return c.open(now, s.openPeriod(c.record.Trips+1, m.random()), ReasonProbeFailed)
-		}
-		return false
-	})
+	if c := m.find(key); c != nil {
+		m.change(c, func(now time.Time) bool { return c.result(now, token, o, s, m.random()) })
+	}
 }
 
 // Order implements [Store].
 func (m *Memory) Order(_ context.Context, key Key, o Order) error {
-	known := m.change(key, func(c *circuit, _ time.Time) bool {
-		switch o {
-		case OrderOpen:
-			return c.force(ForcedOpen)
-		case OrderClose:
-			return c.force(ForcedClosed)
-		case OrderAuto:
-			return c.record.Forced != NotForced && c.close(ReasonForced)
-		}
-		return c.close(ReasonReset)
-	})
-	if !known {
+	c := m.find(key)
+	if c == nil {
 		return ErrUnknown
 	}
+	m.change(c, func(now time.Time) bool { return c.obey(now, o) })
 	return nil
 }
 
-// Snapshot implements [Store].
-func (m *Memory) Snapshot(context.Context) ([]Record, error) {
-	m.mu.RLock()
-	defer m.mu.RUnlock()
+// Records implements [Store].
+func (m *Memory) Records() []Record {
 	now := m.clock.Now()
-	records := make([]Record, 0, len(m.circuits))
-	for _, c := range m.circuits {
+	all := m.all()
+	records := make([]Record, 0, len(all))
+	for _, c := range all {
 		c.mu.Lock()
 		records = append(records, c.tell(now))
 		c.mu.Unlock()
 	}
-	return records, nil
-}
-
-// tell returns the record with the time left.
-func (c *circuit) tell(now time.Time) Record {
-	r := c.record
-	if r.State == Open {
-		r.Remaining = max(0, c.until.Sub(now))
-	}
-	return r
-}
-
-// fail counts one failure and reports whether the threshold is reached. Results
-// of requests from before the current closed period are dropped: they tell of the
-// upstream that was cut off then, not of the one that works now.
-func (c *circuit) fail(now time.Time, r Report, s Settings) (tripped bool) {
-	if c.record.State != Closed || c.record.Forced != NotForced || r.Admitted < c.record.ClosedAt || r.Age >= s.Window {
-		return false
-	}
-	if slices.ContainsFunc(c.stamps, func(st stamp) bool { return st.event == r.Event }) {
-		return false
-	}
-	at := now.Add(-max(0, r.Age))
-	i, _ := slices.BinarySearchFunc(c.stamps, at, func(st stamp, t time.Time) int {
-		return cmp.Or(st.at.Compare(t), -1) // behind its equals
-	})
-	c.stamps = slices.Insert(c.stamps, i, stamp{at: at, event: r.Event})
-	start := now.Add(-s.Window)
-	old, _ := slices.BinarySearchFunc(c.stamps, start, func(st stamp, t time.Time) int {
-		return cmp.Or(st.at.Compare(t), -1) // a failure exactly one window ago is out
-	})
-	old = max(old, len(c.stamps)-s.Failures) // only the newest can ever matter
-	c.stamps = slices.Delete(c.stamps, 0, old)
-	return len(c.stamps) >= s.Failures
-}
-
-// open starts an open period.
-func (c *circuit) open(now time.Time, period time.Duration, why Reason) bool {
-	c.until = now.Add(period)
-	c.record.State, c.record.Reason = Open, why
-	c.record.Trips++
-	c.record.Failures = len(c.stamps)
-	c.stamps, c.leases = nil, nil
-	return true
-}
-
-// close starts a closed period, whatever was before.
-func (c *circuit) close(why Reason) bool {
-	c.record.State, c.record.Forced, c.record.Reason = Closed, NotForced, why
-	c.record.Trips, c.record.Failures = 0, 0
-	c.stamps, c.leases = nil, nil
-	return true
-}
-
-// force obeys an order and forgets everything else, so that the circuit is
-// closed and clean once the order is lifted.
-func (c *circuit) force(f Forced) bool {
-	if c.record.Forced == f {
-		return false
-	}
-	c.close(ReasonForced)
-	c.record.Forced = f
-	return true
-}
-
-// acquire decides about a probe and reports whether the state changed.
-func (c *circuit) acquire(now time.Time, token uint64, s Settings) (g Grant, changed bool) {
-	switch {
-	case c.record.Forced == ForcedOpen:
-		return Grant{State: Open, RetryAfter: s.Open}, false
-	case c.record.Forced == ForcedClosed || c.record.State == Closed:
-		return Grant{Closed: true, Version: c.record.Version}, false
-	case c.record.State == Open && now.Before(c.until):
-		return Grant{State: Open, RetryAfter: c.until.Sub(now)}, false
-	case c.record.State == Open:
-		c.record.State, c.record.Reason = HalfOpen, ReasonOpenPeriodOver
-		c.leases, c.verdicts = nil, 0
-		changed = true
-	}
-	c.leases = slices.DeleteFunc(c.leases, func(l lease) bool { return !now.Before(l.expires) })
-	if len(c.leases) >= s.Probes {
-		first := slices.MinFunc(c.leases, func(a, b lease) int { return a.expires.Compare(b.expires) })
-		return Grant{State: HalfOpen, RetryAfter: first.expires.Sub(now)}, changed
-	}
-	c.leases = append(c.leases, lease{token: token, expires: now.Add(s.Lease)})
-	return Grant{Probe: true, State: HalfOpen}, changed
-}
-
-// giveBack ends a lease and reports whether it was still valid. That is the
-// fence: a probe that lost its lease no longer decides anything.
-func (c *circuit) giveBack(now time.Time, token uint64) bool {
-	if c.record.State != HalfOpen || c.record.Forced != NotForced {
-		return false
-	}
-	i := slices.IndexFunc(c.leases, func(l lease) bool { return l.token == token })
-	if i < 0 {
-		return false
-	}
-	valid := now.Before(c.leases[i].expires)
-	c.leases = slices.Delete(c.leases, i, i+1)
-	return valid
+	return records
 }
 
 var _ Store = (*Memory)(nil)

@@ -76,7 +76,7 @@ func TestTheStateMachineEqualsABruteForceLog(t *testing.T) {
 			Open:     seconds("open", 1, 10),
 			Probes:   rapid.IntRange(1, 3).Draw(t, "probes"),
 			Need:     rapid.IntRange(1, 3).Draw(t, "need"),
-			Lease:    seconds("lease", 1, 6),
+			Lease:    seconds("lease", 1, 6), MinReporters: 1,
 		}
 		if rapid.Bool().Draw(t, "back-off") {
 			settings.OpenMax = settings.Open + seconds("max", 0, 30)
@@ -85,7 +85,7 @@ func TestTheStateMachineEqualsABruteForceLog(t *testing.T) {
 		registry := breaker.New(breaker.NewMemory(c, nil), c)
 		group, err := registry.Join("x", &breaker.Member{Settings: &settings})
 		require.NoError(t, err)
-		b := group.Breaker("u")
+		b := group.Breaker("u", "")
 		m := &model{settings: settings, leases: map[int]time.Duration{}}
 		var flying []held
 		number := 0

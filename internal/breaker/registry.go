@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,9 +12,12 @@ import (
 	"github.com/tenantgate/tenantgate/internal/clock"
 )
 
-// maxUpstreams bounds the breakers of one name. Addresses can come from
-// placeholders, and so from requests: they must not fill the memory.
-const maxUpstreams = 1024
+// maxUpstreams and maxTenants bound the breakers of one name. Addresses can come
+// from placeholders, and so from requests: they must not fill the memory.
+const (
+	maxUpstreams = 1024
+	maxTenants   = 16_384
+)
 
 // Registry holds all breakers of a process. It outlives configurations: members
 // of the old and the new one meet in the same groups.
@@ -49,8 +53,12 @@ type Group struct {
 	registry *Registry
 	name     string
 	breakers atomic.Pointer[map[string]*Breaker] // by upstream; replaced, never changed
+	tenants  sync.RWMutex
+	byTenant map[Key]*Breaker // of upstream and tenant, guarded by tenants
 	active   atomic.Pointer[active]
 	refusing atomic.Int64 // breakers that are not passing
+	requests meter        // since the group began
+	began    time.Time
 
 	members []*Member // guarded by registry.mu
 }
@@ -68,7 +76,7 @@ func (r *Registry) Join(name string, m *Member) (*Group, error) {
 	defer r.mu.Unlock()
 	g := r.groups[name]
 	if g == nil {
-		g = &Group{registry: r, name: name}
+		g = &Group{registry: r, name: name, byTenant: map[Key]*Breaker{}, began: r.clock.Now()}
 		g.breakers.Store(&map[string]*Breaker{})
 	}
 	if m.Settings != nil {
@@ -109,8 +117,8 @@ func (g *Group) Leave(m *Member) {
 		return
 	}
 	delete(g.registry.groups, g.name)
-	for _, b := range *g.breakers.Load() {
-		b.stop()
+	for _, b := range g.Breakers() {
+		b.end()
 	}
 }
 
@@ -128,18 +136,37 @@ func (g *Group) update() {
 	if lease > 0 {
 		next.settings.Lease = lease
 	}
-	g.active.Store(next)
+	before := g.active.Swap(next)
+	if before != nil && before.settings.MinRatio > 0 != (next.settings.MinRatio > 0) {
+		for _, b := range g.Breakers() {
+			b.refresh()
+		}
+	}
 }
 
 // Settings returns the settings in force.
 func (g *Group) Settings() Settings { return g.active.Load().settings }
 
+// Request counts one request, for [Group.Rate].
+func (g *Group) Request() { g.requests.add() }
+
+// Rate returns how many requests a second there were since the group began, and
+// for how long that is.
+func (g *Group) Rate() (perSecond float64, over time.Duration) {
+	over = g.registry.clock.Now().Sub(g.began)
+	return float64(g.requests.total()) / max(over.Seconds(), 1), over
+}
+
 // Refusing reports whether any breaker of the group isn't passing.
 func (g *Group) Refusing() bool { return g.refusing.Load() > 0 }
 
 // Breaker returns the breaker of an upstream address, or nil if the group has
-// too many of them to take another.
-func (g *Group) Breaker(upstream string) *Breaker {
+// too many of them to take another. With [Settings.PerTenant] each tenant has its
+// own; "" stands for requests of nobody, which share one.
+func (g *Group) Breaker(upstream, tenant string) *Breaker {
+	if tenant != "" && g.active.Load().settings.PerTenant {
+		return g.ofTenant(Key{Name: g.name, Upstream: upstream, Tenant: tenant})
+	}
 	if b := (*g.breakers.Load())[upstream]; b != nil {
 		return b
 	}
@@ -154,28 +181,87 @@ func (g *Group) add(upstream string) *Breaker {
 		return b
 	}
 	next := maps.Clone(old)
-	if len(next) >= maxUpstreams {
-		for name, b := range next {
-			if b.view.Load().passes { // at worst it forgets a failure or two
-				b.stop()
-				delete(next, name)
-			}
-		}
-		if len(next) >= maxUpstreams {
-			return nil
-		}
+	if !makeRoom(next, maxUpstreams) {
+		return nil
 	}
-	b := &Breaker{key: Key{Name: g.name, Upstream: upstream}, group: g}
-	b.stop = g.registry.store.Watch(b.key, b.apply)
+	b := g.watch(Key{Name: g.name, Upstream: upstream})
 	next[upstream] = b
 	g.breakers.Store(&next)
 	return b
 }
 
+// ofTenant looks in a map with a lock: there are too many tenants to copy the
+// map for each new one.
+func (g *Group) ofTenant(key Key) *Breaker {
+	g.tenants.RLock()
+	b := g.byTenant[key]
+	g.tenants.RUnlock()
+	if b != nil {
+		return b
+	}
+	g.registry.mu.Lock()
+	defer g.registry.mu.Unlock()
+	g.tenants.Lock()
+	defer g.tenants.Unlock()
+	if b := g.byTenant[key]; b != nil {
+		return b
+	}
+	if !makeRoom(g.byTenant, maxTenants) {
+		return nil
+	}
+	b = g.watch(key)
+	g.byTenant[key] = b
+	return b
+}
+
+// makeRoom drops breakers that pass, if there are too many: at worst that
+// forgets a failure or two.
+func makeRoom[K comparable](breakers map[K]*Breaker, most int) bool {
+	if len(breakers) < most {
+		return true
+	}
+	for key, b := range breakers {
+		if b.view.Load().passes {
+			b.end()
+			delete(breakers, key)
+		}
+	}
+	return len(breakers) < most
+}
+
+func (g *Group) watch(key Key) *Breaker {
+	b := &Breaker{key: key, group: g}
+	b.stop = g.registry.store.Watch(key, b.apply)
+	return b
+}
+
 // Breakers returns all breakers of the group, in no order.
 func (g *Group) Breakers() []*Breaker {
-	return slices.Collect(maps.Values(*g.breakers.Load()))
+	all := slices.Collect(maps.Values(*g.breakers.Load()))
+	g.tenants.RLock()
+	defer g.tenants.RUnlock()
+	return slices.AppendSeq(all, maps.Values(g.byTenant))
 }
+
+// Name returns the group's name.
+func (g *Group) Name() string { return g.name }
+
+// Groups returns all groups, ordered by name.
+func (r *Registry) Groups() []*Group {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.SortedFunc(maps.Values(r.groups), func(a, b *Group) int { return strings.Compare(a.name, b.name) })
+}
+
+// Group returns the group of that name, or nil.
+func (r *Registry) Group(name string) *Group {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.groups[name]
+}
+
+// Store returns the arbiter.
+func (r *Registry) Store() Store { return r.store }
 
 func (g *Group) countRefusing(passes bool) {
 	if passes {

@@ -59,35 +59,44 @@ const (
 	ReasonProbeFailed    Reason = "probe failed"
 	ReasonForced         Reason = "forced"
 	ReasonReset          Reason = "reset"
+	ReasonOrderOver      Reason = "order over" // an operator's order had a time limit
+	ReasonMerged         Reason = "merged"     // opened by a replica while it was on its own
+	ReasonPlaceFree      Reason = "place free" // a probe came back, the next may go
 )
 
-// Key names one circuit: the breaker's name in the configuration and the address
-// of the upstream.
+// Key names one circuit: the breaker's name in the configuration, the address of
+// the upstream and, with [Settings.PerTenant], the tenant.
 type Key struct {
 	Name     string
 	Upstream string
+	Tenant   string
 }
 
-// String returns "name@upstream".
-func (k Key) String() string { return k.Name + "@" + k.Upstream }
+// String returns "name@upstream" or "name@upstream@tenant".
+func (k Key) String() string {
+	if k.Tenant == "" {
+		return k.Name + "@" + k.Upstream
+	}
+	return k.Name + "@" + k.Upstream + "@" + k.Tenant
+}
 
 // Record is the state of one circuit as a store tells it. It holds durations,
 // never points in time, so that it means the same to a process with another clock.
 type Record struct {
 	Key Key
-	// Epoch changes when the store has lost its data; versions of different
-	// epochs cannot be compared.
-	Epoch uint64
-	// Version grows with every change. Of two records of an epoch the higher counts.
+	// Seq numbers the changes as this process came to know them: of two records
+	// the higher counts.
+	Seq uint64
+	// Version is the arbiter's number of the last change, the same on all
+	// replicas; 0 if there never was one.
 	Version uint64
-	// ClosedAt is the version at which the current closed period began: results
-	// of requests that were admitted before it are stale.
-	ClosedAt uint64
 	// State is where the circuit stands; Forced overrides it.
 	State  State
 	Forced Forced
 	// Remaining is the rest of the open period.
 	Remaining time.Duration
+	// ForcedFor is how long the order still holds, 0 until it is lifted.
+	ForcedFor time.Duration
 	// Trips counts the open periods since the circuit was last closed.
 	Trips int
 	// Failures is how many failures in the window opened the circuit.
@@ -97,14 +106,14 @@ type Record struct {
 	// Local says that a call of this process caused the change, so that of all
 	// replicas exactly one announces it.
 	Local bool
+	// From and FromForced are what State and Forced were before the last change.
+	From       State
+	FromForced Forced
 }
 
 // Transition is one change of a circuit.
 type Transition struct {
 	Record
-	// From and FromForced are what the record's State and Forced were before.
-	From       State
-	FromForced Forced
 	// Suppressed is how many refusals no log line has told of yet.
 	Suppressed int64
 }
@@ -131,6 +140,14 @@ type Settings struct {
 	Lease time.Duration
 	// Shadow counts and changes state like the real thing but refuses nothing.
 	Shadow bool
+	// MinRatio opens the circuit only if also this fraction of the requests in the
+	// window failed, 0 to 1. 0 asks for no ratio and counts no successes.
+	MinRatio float64
+	// MinReporters is how many replicas must have seen a failure in the window. A
+	// replica that is on its own opens by what it alone has seen.
+	MinReporters int
+	// PerTenant gives every tenant circuits of its own.
+	PerTenant bool
 }
 
 // maxFailures bounds the memory of a window; the exact window needs one stamp a failure.
@@ -140,7 +157,7 @@ const maxFailures = 1000
 func DefaultSettings() Settings {
 	return Settings{
 		Failures: 3, Window: time.Minute, Open: 2 * time.Minute,
-		Probes: 1, Need: 1, Lease: 20 * time.Second,
+		Probes: 1, Need: 1, Lease: 20 * time.Second, MinReporters: 1,
 	}
 }
 
@@ -161,6 +178,10 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("probes is %d, must be 1 to %d", s.Probes, maxFailures)
 	case s.Need < 1 || s.Need > maxFailures:
 		return fmt.Errorf("need is %d, must be 1 to %d", s.Need, maxFailures)
+	case math.IsNaN(s.MinRatio) || s.MinRatio < 0 || s.MinRatio > 1:
+		return fmt.Errorf("min_ratio is %g%%, must be 0%% to 100%%", s.MinRatio*100)
+	case s.MinReporters < 1 || s.MinReporters > maxFailures:
+		return fmt.Errorf("min_reporters is %d, must be 1 to %d", s.MinReporters, maxFailures)
 	case s.Lease <= 0:
 		return fmt.Errorf("lease is %s, must be more than 0", s.Lease)
 	}

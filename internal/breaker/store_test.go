@@ -23,7 +23,7 @@ type remote struct {
 
 func (s *remote) Watch(key breaker.Key, push func(breaker.Record)) (stop func()) {
 	s.push = push
-	push(breaker.Record{Key: key, Version: 3, ClosedAt: 3})
+	push(breaker.Record{Key: key, Seq: 3})
 	return func() {}
 }
 
@@ -42,7 +42,9 @@ func (s *remote) Result(_ breaker.Key, _ uint64, o breaker.Outcome, _ breaker.Se
 
 func (*remote) Order(context.Context, breaker.Key, breaker.Order) error { return nil }
 
-func (*remote) Snapshot(context.Context) ([]breaker.Record, error) { return nil, nil }
+func (*remote) Records() []breaker.Record { return nil }
+
+func (*remote) Count(breaker.Key, int64, breaker.Settings) {}
 
 func TestTheViewFollowsARemoteArbiter(t *testing.T) {
 	t.Parallel()
@@ -52,7 +54,7 @@ func TestTheViewFollowsARemoteArbiter(t *testing.T) {
 	var heard []breaker.Transition
 	group, err := registry.Join("x", &breaker.Member{Settings: &settings, Listener: func(tr breaker.Transition) { heard = append(heard, tr) }})
 	require.NoError(t, err)
-	b := group.Breaker("u")
+	b := group.Breaker("u", "")
 
 	for range 5 {
 		p, ok := b.Acquire(t.Context())
@@ -64,9 +66,9 @@ func TestTheViewFollowsARemoteArbiter(t *testing.T) {
 	require.NotEqual(t, store.reports[0].Event, store.reports[1].Event)
 	require.True(t, b.Passes(), "the arbiter decides")
 
-	open := breaker.Record{Key: b.Key(), Version: 5, State: breaker.Open, Remaining: 40 * time.Second}
+	open := breaker.Record{Key: b.Key(), Seq: 5, State: breaker.Open, Remaining: 40 * time.Second}
 	store.push(open)
-	store.push(breaker.Record{Key: b.Key(), Version: 4})
+	store.push(breaker.Record{Key: b.Key(), Seq: 4, From: breaker.Open})
 	store.push(open)
 	require.Len(t, heard, 1, "late and repeated pushes change nothing")
 	require.True(t, group.Refusing())
@@ -90,13 +92,13 @@ func TestTheViewFollowsARemoteArbiter(t *testing.T) {
 	require.True(t, ok)
 	p.Done(breaker.Success)
 	require.Equal(t, []breaker.Outcome{breaker.Success}, store.results)
-	store.grant = breaker.Grant{Closed: true, Version: 9}
+	store.grant = breaker.Grant{Closed: true, Seq: 9}
 	p, ok = b.Acquire(t.Context())
 	require.True(t, ok)
 	p.Done(breaker.Failure)
 	require.Equal(t, uint64(9), store.reports[5].Admitted)
 
-	store.push(breaker.Record{Key: b.Key(), Epoch: 7, Version: 1})
-	require.True(t, b.Passes(), "an arbiter that lost its data counts from anew")
+	store.push(breaker.Record{Key: b.Key(), Seq: 6, From: breaker.Open})
+	require.True(t, b.Passes())
 	require.False(t, group.Refusing())
 }
