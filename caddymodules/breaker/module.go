@@ -57,6 +57,8 @@ type Transport struct {
 	failing    *[600]bool // by status
 	logger     *slog.Logger
 	overflow   sync.Once // tells once that there are too many upstreams
+	counters   *counters // valid for ever, for requests that outlive the transport
+	uncount    func()    // gives them up
 }
 
 // CaddyModule returns the Caddy module information.
@@ -83,12 +85,11 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	t.failing = t.Breaker.failing()
 	settings := t.Breaker.settings()
 	settings.Lease = t.lease()
-	logger := ctx.Logger()
-	var err error
-	t.membership, err = join(ctx, t.Name, &core.Member{
-		Settings: &settings,
-		Listener: func(tr core.Transition) { logTransition(logger, tr, settings.Shadow) },
-	})
+	listener, err := t.observe(ctx, settings.Shadow)
+	if err != nil {
+		return err
+	}
+	t.membership, err = join(ctx, t.Name, &core.Member{Settings: &settings, Listener: listener})
 	if err != nil {
 		return err
 	}
@@ -158,6 +159,9 @@ const lateRequests = 5 * time.Second
 // use again: they are closed later, in one go, rather than by their timeout.
 func (t *Transport) Cleanup() error {
 	t.membership.leave()
+	if t.uncount != nil {
+		t.uncount()
+	}
 	if pool := t.HTTPTransport.Transport; pool != nil {
 		time.AfterFunc(lateRequests, pool.CloseIdleConnections)
 	}
@@ -184,6 +188,9 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	extra.Set(zapcore.Field{Key: "breaker", Type: zapcore.InlineMarshalerType, Interface: (*logFields)(b)})
 
 	permit, ok := acquire(ctx, b)
+	if !ok || permit.Shadowed() {
+		t.counters.countRefusal(permit)
+	}
 	if suppressed, announce := permit.Announce(); announce {
 		t.logRefusal(ctx, permit, suppressed)
 	}
@@ -200,6 +207,9 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	failure := t.judge(ctx, body, res, err)
 	permit.Done(failure.outcome)
+	if failure.outcome != core.Success || permit.Probe() {
+		t.counters.countOutcome(permit, failure)
+	}
 	if failure.outcome == core.Failure && !permit.Shadowed() {
 		t.logFailure(ctx, permit, failure, res, err)
 	}
@@ -266,7 +276,7 @@ func logTransition(logger *zap.Logger, t core.Transition, shadow bool) {
 	fields := []zap.Field{
 		zap.String("breaker", t.Key.Name),
 		zap.String("upstream", t.Key.Upstream),
-		zap.String("from", t.From.String()),
+		zap.String("from", stateName(t.From, t.FromForced)),
 		zap.String("reason", string(t.Reason)),
 		zap.Int64("suppressed", t.Suppressed),
 	}

@@ -45,7 +45,7 @@ func refusal(wait time.Duration) error {
 // verdict is what an attempt says about the upstream.
 type verdict struct {
 	outcome core.Outcome
-	reason  string // of a failure
+	reason  string // of a failure, or why it is ignored
 }
 
 // judge decides whether an attempt failed for a reason that lies with the upstream.
@@ -63,8 +63,11 @@ func (t *Transport) judge(ctx context.Context, body *watchedBody, res *http.Resp
 	}
 	// The client went away or its body could not be read: whatever came of it
 	// is not the upstream's fault.
-	if ctx.Err() != nil || errors.Is(err, context.Canceled) || body.failedAtClient() {
-		return verdict{outcome: core.Ignored}
+	switch {
+	case ctx.Err() != nil || errors.Is(err, context.Canceled):
+		return verdict{outcome: core.Ignored, reason: "client gone"}
+	case body.failedAtClient():
+		return verdict{outcome: core.Ignored, reason: "body"}
 	}
 	return verdict{outcome: core.Failure, reason: reason}
 }
