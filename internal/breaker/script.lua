@@ -158,7 +158,7 @@ function ops.fail(limit, window, base, max, jitter, random, quorum, ratio, admit
 	local seen_by = 1
 	if quorum > 1 then
 		redis.call('ZREMRANGEBYSCORE', reporters, '(' .. num(now), '+inf') -- first: GT would keep what is of the future
-		redis.call('ZADD', reporters, 'GT', num(at), replica)
+		if added == 1 then redis.call('ZADD', reporters, 'GT', num(at), replica) end
 		redis.call('ZREMRANGEBYSCORE', reporters, '-inf', num(now - window))
 		redis.call('PEXPIRE', reporters, window + 1000)
 		seen_by = redis.call('ZCARD', reporters)

@@ -344,6 +344,11 @@ func (n *session) known(r remoteRecord) bool {
 		n.wantSync()
 		return false
 	}
+	if r.before < n.store.newest && n.store.newest < r.group {
+		n.store.lost = true // this change should have come after what is known
+		n.wantSync()
+		return false
+	}
 	n.store.newest = max(n.store.newest, r.group)
 	return true
 }
