@@ -95,6 +95,10 @@ bench: build ## full chain against bare reverse_proxy, paired; writes docs/bench
 bench-smoke: build ## bench in half a minute, without the page: it runs, nothing is twice as slow
 	go run ./bench -pairs 6 -slot 500ms -output '' -max 2 -max-tuned 2
 
+.PHONY: reliability
+reliability: ## measure three gateways through faults of Redis; writes docs/reliability.md, about five minutes
+	TENANTGATE_MEASURE=1 TENANTGATE_REQUIRE_SERVICES=1 go test -count=1 -timeout 20m -run 'TestBreakers' $(ARGS) ./test/e2e
+
 .PHONY: bench-go
 bench-go: ## Go benchmarks of every core and module
 	go test -run='^$$' -bench=. -benchmem $(ARGS) ./internal/... ./caddymodules/... ./bench

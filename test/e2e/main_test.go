@@ -21,6 +21,13 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		binaries = folder
-		return m.Run()
+		code := m.Run()
+		if code == 0 {
+			if err := writeReport(); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
+		}
+		return code
 	}())
 }
