@@ -49,6 +49,8 @@ func (s screen) steps() []step {
 		{"and all their lines carry it", "cat " + s.data + "/logs/*.jsonl | grep 4bf92f3577b34da6a3ce929d0e0e4736 | grep -o '\"service\":\"[a-z-]*\"' | sort -u", `"service":"auth-service"` + "\n" + `"service":"tenant-service"` + "\n" + `"service":"tenantgate"`},
 		{"three failures in a minute open the breaker", "for i in 1 2 3 4; do " + status + `"` + s.gateway + `/api/billing/?status=500"` + token + "; done", "500\n500\n500\n503"},
 		{"now the gateway itself answers, with Retry-After", "curl -s " + s.gateway + "/api/billing/" + token, `"code":"circuit-open"`},
+		{"an operator sees why", s.binary + " breakers list --address " + s.admin + " | grep -o 'billing .* open'", "open"},
+		{"and lets requests through again", s.binary + " breakers reset billing --address " + s.admin + "; " + status + s.gateway + "/api/billing/" + token, "200"},
 		{"log in as an admin", s.login("ADMIN", "admin@acme.test", demoPassword), ""},
 		{"invite somebody", "EMAIL=ann$(date +%s)@example.com; curl -s " + s.gateway + "/api/invitations/" + admin + ` -H 'Content-Type: application/json' -d "{\"email\":\"$EMAIL\",\"role\":\"Editor\",\"metadata\":{\"note\":\"welcome\"}}"`, `"status":"pending"`},
 		{"the mail is a file: take the token out of it", "INVITE=$(sed -n 's/^Token: \\(inv_[A-Za-z0-9_-]*\\).*/\\1/p' \"$(ls -t " + s.data + "/mail/*.eml | head -n 1)\")", ""},
