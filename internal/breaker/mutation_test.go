@@ -19,46 +19,60 @@ var simMutations = []struct {
 	test string
 }{
 	{
-		"a probe's verdict needs a live lease", simEdit{" or now >= ends then return 'stale'", " then return 'stale'"},
+		"a probe's verdict needs a live lease",
+		simEdit{" or now >= ends then return 'stale'", " then return 'stale'"},
 		"TestAProbeThatLostItsLeaseDecidesNothing",
 	}, {
-		"a lease ends with its verdict", simEdit{"redis.call('ZREM', probes, token)\n", ""},
+		"a lease ends with its verdict",
+		simEdit{"redis.call('ZREM', probes, token)\n", ""},
 		"TestAProbeHasOneVerdict",
 	}, {
-		"leases that ran out are dropped", simEdit{"redis.call('ZREMRANGEBYSCORE', probes, '-inf', num(now))\n", ""},
+		"leases that ran out are dropped",
+		simEdit{"redis.call('ZREMRANGEBYSCORE', probes, '-inf', num(now))\n", ""},
 		"TestALostProbeGivesItsPlaceBackWhenItsLeaseEnds",
 	}, {
-		"failures from before the closing are stale", simEdit{"if admitted < closed then return 'stale' end", ""},
+		"failures from before the closing are stale",
+		simEdit{"if admitted < closed then return 'stale' end", ""},
 		"TestAFailureFromBeforeTheTripDoesNotCount",
 	}, {
-		"a failure keeps its time", simEdit{"'ZADD', failures, 'NX', ", "'ZADD', failures, "},
+		"a failure keeps its time",
+		simEdit{"'ZADD', failures, 'NX', ", "'ZADD', failures, "},
 		"TestAFailureToldAgainLaterIsNoNewerThanItWas",
 	}, {
-		"only a new failure has a reporter", simEdit{"if added == 1 then redis.call('ZADD', reporters", "if true then redis.call('ZADD', reporters"},
+		"only a new failure has a reporter",
+		simEdit{"if added == 1 then redis.call('ZADD', reporters", "if true then redis.call('ZADD', reporters"},
 		"TestAReplicaToldOfAFailureAgainIsNoNewReporter",
 	}, {
-		"versions keep up with the time", simEdit{"math.max(version + 1, now, seen + 1)", "math.max(version + 1, seen + 1)"},
+		"versions keep up with the time",
+		simEdit{"math.max(version + 1, now, seen + 1)", "math.max(version + 1, seen + 1)"},
 		"TestNoVersionIsGivenTwiceAfterAFailover",
 	}, {
-		"versions keep up with what was seen", simEdit{"math.max(version + 1, now, seen + 1)", "math.max(version + 1, now)"},
+		"versions keep up with what was seen",
+		simEdit{"math.max(version + 1, now, seen + 1)", "math.max(version + 1, now)"},
 		"TestNoVersionIsGivenTwiceAfterAFailover",
 	}, {
-		"versions are more than a count", simEdit{"math.max(version + 1, now, seen + 1)", "version + 1"},
+		"versions are more than a count",
+		simEdit{"math.max(version + 1, now, seen + 1)", "version + 1"},
 		"TestNoVersionIsGivenTwiceAfterAFailover",
 	}, {
-		"open periods are clamped", simEdit{"if r.st == 'O' and r.due - now > r.dur then\n", "if false then\n"},
+		"open periods are clamped",
+		simEdit{"if r.st == 'O' and r.due - now > r.dur then\n", "if false then\n"},
 		"TestAnOpenPeriodLastsNoLongerWhenTheClockIsSetBack",
 	}, {
-		"a clamped open period is stored", simEdit{"r.due = now + r.dur\n\t\twrite()\n", "r.due = now + r.dur\n"},
+		"a clamped open period is stored",
+		simEdit{"r.due = now + r.dur\n\t\twrite()\n", "r.due = now + r.dur\n"},
 		"TestAnOpenPeriodLastsNoLongerWhenTheClockIsSetBack",
 	}, {
-		"leases are clamped", simEdit{"'(' .. num(now + r.lease), '+inf')) do", "'(' .. num(now + r.lease), '(0')) do"},
+		"leases are clamped",
+		simEdit{"'(' .. num(now + r.lease), '+inf')) do", "'(' .. num(now + r.lease), '(0')) do"},
 		"TestALeaseLastsNoLongerWhenTheClockIsSetBack",
 	}, {
-		"failures of the future are dropped", simEdit{"redis.call('ZREMRANGEBYSCORE', failures, '(' .. num(now), '+inf')\n", ""},
+		"failures of the future are dropped",
+		simEdit{"redis.call('ZREMRANGEBYSCORE', failures, '(' .. num(now), '+inf')\n", ""},
 		"TestAFailureOfTheFutureIsForgottenWhenTheClockIsSetBack",
 	}, {
-		"forgetting is a change", simEdit{"close('forgotten')", "redis.call('HDEL', states, id)"},
+		"forgetting is a change",
+		simEdit{"close('forgotten')", "redis.call('HDEL', states, id)"},
 		"TestACircuitThatNobodyUsesIsClosedForEverybody",
 	},
 }

@@ -1280,6 +1280,36 @@ func TestALateReportMakesNoReporterForgotten(t *testing.T) {
 	})
 }
 
+func TestAReporterIsForgottenWithItsFailures(t *testing.T) {
+	t.Parallel()
+	settings := breaker.DefaultSettings()
+	settings.MinReporters = 2
+	onBothServers(t, settings, func(t *testing.T, a *ruleArbiter) {
+		require.Equal(t, "counted", a.does(t, call{op: "fail", replica: replicas[1], name: occurrence{number: 1}}))
+		a.passes(t, 35*time.Second)
+		require.Equal(t, "counted", a.fails(t, 1))
+		a.passes(t, 30*time.Second)
+		for n := range uint64(5) {
+			require.Equal(t, "counted", a.fails(t, 10+n))
+		}
+	})
+}
+
+// A client may send a command again that was obeyed.
+func TestACommandThatIsObeyedTwiceIsOneFailureOfTheFirstTime(t *testing.T) {
+	t.Parallel()
+	onBothServers(t, breaker.DefaultSettings(), func(t *testing.T, a *ruleArbiter) {
+		for range 4 {
+			require.Equal(t, "counted", a.fails(t, 1))
+			a.passes(t, 10*time.Second)
+		}
+		a.passes(t, 21*time.Second)
+		require.Equal(t, "counted", a.fails(t, 2))
+		require.Equal(t, "counted", a.fails(t, 3), "the first has left the window")
+		require.Equal(t, "opened", a.fails(t, 4))
+	})
+}
+
 func TestATallyKnowsTheWholeWindowAndNotMuchMore(t *testing.T) {
 	t.Parallel()
 	settings := breaker.DefaultSettings()

@@ -167,11 +167,16 @@ func (n *session) listen() {
 // open lets the first requests in.
 func (n *session) open() { n.boot.Do(func() { close(n.booted) }) }
 
-// close ends the session. Circuits go on as they are.
+// close ends the session once what waits has been sent. Circuits go on as they are.
 func (n *session) close() {
 	n.cancel()
 	n.open()
 	n.work.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), callBudget)
+	defer cancel()
+	for n.isShared() && len(n.queue) > 0 && ctx.Err() == nil {
+		n.flush(ctx, <-n.queue)
+	}
 	n.lose(nil)
 	for len(n.queue) > 0 {
 		n.setAside(<-n.queue)
@@ -187,7 +192,7 @@ func (n *session) run() {
 		case <-n.ctx.Done():
 			return
 		case j := <-n.queue:
-			n.flush(n.ctx, j)
+			n.flush(context.WithoutCancel(n.ctx), j) // it is finished, also at the end
 		case <-n.resync:
 			if n.isShared() {
 				n.sync(n.ctx)

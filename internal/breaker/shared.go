@@ -331,10 +331,8 @@ func (s *Shared) alone() {
 // reconcile adopts what the arbiter knows better, and returns what to tell it.
 // lost: it has lost data since it was last heard of.
 func (s *Shared) reconcile(snap snapshot, lost bool) (tell []job) {
-	for key, r := range snap.records {
-		if r.state != Closed || r.forced != NotForced || s.local.find(key) != nil {
-			s.local.findOrAdd(key)
-		}
+	for key := range snap.records {
+		s.local.findOrAdd(key) // also a closed one: who watches it later must know since when it is
 	}
 	for _, c := range s.local.all() {
 		s.local.change(c, func(now time.Time) (changed bool) {

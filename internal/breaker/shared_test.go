@@ -229,3 +229,19 @@ func TestMinReportersWantsFailuresSeenByMoreThanOneReplica(t *testing.T) {
 	require.True(t, b.send(t, breaker.Failure))
 	eventually(t, func() bool { return !a.Passes() && !b.Passes() }, "open")
 }
+
+func TestWhatWaitsIsSentBeforeAReplicaEnds(t *testing.T) {
+	t.Parallel()
+	server := redistest.Start(t)
+	for range 20 {
+		a, b := newReplica(t, server.Addr(), breaker.DefaultSettings()), newReplica(t, server.Addr(), breaker.DefaultSettings())
+		shared(t, a, b)
+		require.True(t, a.send(t, breaker.Failure))
+		require.True(t, a.send(t, breaker.Failure))
+		a.store.Use(nil, nil)
+		require.True(t, b.send(t, breaker.Failure))
+		eventually(t, func() bool { return !b.Passes() }, "three failures")
+		require.NoError(t, b.store.Order(t.Context(), b.Key(), breaker.Order{Kind: breaker.OrderReset}))
+		b.store.Use(nil, nil)
+	}
+}

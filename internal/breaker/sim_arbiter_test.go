@@ -202,8 +202,8 @@ func (s *simMini) load(data simData) {
 
 func (s *simMini) forgetScripts() {
 	c := redis.NewClient(&redis.Options{Addr: s.Addr()})
-	defer c.Close()
-	c.ScriptFlush(context.Background())
+	must(c.ScriptFlush(context.Background()).Result())
+	must(0, c.Close())
 }
 
 func (s *simMini) published() []string {

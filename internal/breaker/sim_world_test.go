@@ -28,7 +28,6 @@ type sim struct {
 	keys     []breaker.Key
 	replicas []*simReplica
 	clock    clock.System
-	born     int // replicas so far
 
 	mu        sync.Mutex // guards what calls of several goroutines touch
 	judge     *simJudge
