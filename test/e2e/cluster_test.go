@@ -324,18 +324,17 @@ func TestBreakersOneFailureAtEachOfThreeGatewaysOpensAll(t *testing.T) {
 		for _, g := range c.gateways {
 			g.fail(t, "/shared/")
 		}
-		// The last failure was answered: from now on the others may not go on for long.
-		var waits [2]time.Duration
-		var errs [2]error
+		// The last failure was answered: from now on none of them may go on for long.
+		var waits [3]time.Duration
+		var errs [3]error
 		var waiting sync.WaitGroup
-		for i, g := range c.gateways[:2] {
+		for i, g := range c.gateways {
 			waiting.Go(func() { waits[i], errs[i] = g.awaitRefusal("/shared/") })
 		}
 		waiting.Wait()
 		require.NoError(t, errors.Join(errs[:]...))
 		times = append(times, waits[:]...)
-		status, retryAfter := c.gateways[2].get(t, "/shared/", false)
-		require.Equal(t, http.StatusServiceUnavailable, status, "the third at once")
+		_, retryAfter := c.gateways[2].get(t, "/shared/", false)
 		require.Equal(t, "60", retryAfter)
 		c.gateways[0].order(t, "shared", "reset")
 		for _, g := range c.gateways {
@@ -343,10 +342,10 @@ func TestBreakersOneFailureAtEachOfThreeGatewaysOpensAll(t *testing.T) {
 		}
 	}
 	p50, p99 := percentile(times, 0.5), percentile(times, 0.99)
-	t.Logf("third failure until the others refuse, %d rounds: p50 %v, p99 %v, max %v", rounds, p50, p99, times[len(times)-1])
+	t.Logf("third failure until all refuse, %d rounds: p50 %v, p99 %v, max %v", rounds, p50, p99, times[len(times)-1])
 	if measuring {
 		require.LessOrEqual(t, p99, 50*time.Millisecond)
-		reportNumber("third failure at one gateway until the others refuse, p50 / p99 of 200 rounds", fmt.Sprintf("%s / %s", round(p50), round(p99)))
+		reportNumber("one failure at each of three gateways: from the third until all refuse, p50 / p99 of 200 rounds", fmt.Sprintf("%s / %s", round(p50), round(p99)))
 	}
 	// One line a transition in the whole cluster.
 	opened := 0
@@ -386,17 +385,31 @@ func TestBreakersOneProbeARoundInTheWholeCluster(t *testing.T) {
 		before := c.upstream.arrivals.Load()
 		time.Sleep(ms(1100)) // the open period, by Redis' clock
 		statuses := make(chan int, concurrent)
-		for i := range concurrent {
-			go func() {
-				status, _, err := c.gateways[i%3].try("/probed/", false)
-				if err != nil {
-					status = -1
-				}
-				statuses <- status
-			}()
+		ask := func(n int) (asked int) {
+			for i := range n {
+				go func() {
+					status, _, err := c.gateways[i%3].try("/probed/", false)
+					if err != nil {
+						status = -1
+					}
+					statuses <- status
+				}()
+			}
+			return n
 		}
-		for range concurrent - 1 {
-			require.Equal(t, http.StatusServiceUnavailable, <-statuses)
+		// All but one are refused, and that one is the probe, which waits at the
+		// upstream. On a machine that is too busy for 25 ms it was refused as well,
+		// and left its lease to the next request.
+		for pending := ask(concurrent); pending != 1 || c.upstream.arrivals.Load() == before; {
+			if pending == 0 {
+				pending = ask(3)
+			}
+			select {
+			case status := <-statuses:
+				require.Equal(t, http.StatusServiceUnavailable, status)
+				pending--
+			case <-time.After(ms(1)):
+			}
 		}
 		c.upstream.hold.Store(nil)
 		close(hold)
