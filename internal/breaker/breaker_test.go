@@ -451,6 +451,9 @@ func TestSettingsValidate(t *testing.T) {
 		"probes is 0, must be 1 to 1000":                                       func(s *breaker.Settings) { s.Probes = 0 },
 		"need is 0, must be 1 to 1000":                                         func(s *breaker.Settings) { s.Need = 0 },
 		"lease is 0s, must be more than 0":                                     func(s *breaker.Settings) { s.Lease = 0 },
+		"a duration is 8785h0m0s, must be at most 366 days":                    func(s *breaker.Settings) { s.Open = 366*24*time.Hour + time.Hour },
+		"min_ratio is 101%, must be 0% to 100%":                                func(s *breaker.Settings) { s.MinRatio = 1.01 },
+		"min_reporters is 0, must be 1 to 1000":                                func(s *breaker.Settings) { s.MinReporters = 0 },
 	} {
 		settings := breaker.DefaultSettings()
 		spoil(&settings)

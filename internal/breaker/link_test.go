@@ -242,6 +242,7 @@ func somebodyLooks(ctx context.Context, c *redis.Client) error {
 func TestDataOfAnotherKindInOurKeysMakesAReplicaWorkByItself(t *testing.T) {
 	t.Parallel()
 	settings := breaker.DefaultSettings()
+	var all []*spoilt
 	for name, spoil := range map[string]func(context.Context, *redis.Client) error{
 		"meta is a string": func(ctx context.Context, c *redis.Client) error {
 			return c.Set(ctx, scriptPrefix+"meta", "x", 0).Err()
@@ -268,33 +269,47 @@ func TestDataOfAnotherKindInOurKeysMakesAReplicaWorkByItself(t *testing.T) {
 			return somebodyLooks(ctx, c)
 		},
 	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			server := redistest.Start(t)
-			client := plainClient(t, server.Addr())
-			running, log := newReplica(t, "", settings), new(logBook)
-			running.store.Use(openLink(t, server.URL()), log.logger())
-			shared(t, running)
-			require.NoError(t, spoil(t.Context(), client))
-			local(t, running)
-			eventually(t, func() bool { return strings.Contains(log.String(), "breakers work on each replica by itself") }, "log")
-			require.Contains(t, log.String(), "level=WARN")
-
-			started := newReplica(t, "", settings)
-			started.store.Use(openLink(t, server.URL()), nil)
-			for _, r := range []*replica{running, started} {
-				for range settings.Failures {
-					require.True(t, r.send(t, breaker.Failure))
-				}
-				require.False(t, r.Passes(), "it counts by itself")
-				require.NotEqual(t, breaker.ModeShared, r.store.Status().Mode)
-			}
-			require.NoError(t, client.FlushAll(t.Context()).Err())
-			shared(t, running, started)
-			require.Equal(t, 1, strings.Count(log.String(), "by itself"), "one line for one change: %s", log)
-			require.False(t, running.Passes())
-		})
+		server := redistest.Start(t)
+		r := &spoilt{name: name, spoil: spoil, replica: newReplica(t, "", settings), client: plainClient(t, server.Addr()), url: server.URL()}
+		r.store.Use(openLink(t, r.url), r.log.logger())
+		all = append(all, r)
 	}
+	// Step by step for all at once, because each step has to be waited for.
+	for _, r := range all {
+		shared(t, r.replica)
+		require.NoError(t, r.spoil(t.Context(), r.client))
+	}
+	for _, r := range all {
+		eventually(t, func() bool { return r.store.Status().Mode == breaker.ModeLocal }, r.name)
+		eventually(t, func() bool { return strings.Contains(r.log.String(), "breakers work on each replica by itself") }, r.name)
+		require.Contains(t, r.log.String(), "level=WARN")
+		r.started = newReplica(t, "", settings)
+		r.started.store.Use(openLink(t, r.url), nil)
+		for _, one := range []*replica{r.replica, r.started} {
+			sendMany(t, one, settings.Failures, breaker.Failure)
+			require.False(t, one.Passes(), "it counts by itself")
+			require.NotEqual(t, breaker.ModeShared, one.store.Status().Mode)
+		}
+	}
+	for _, r := range all {
+		require.NoError(t, r.client.FlushAll(t.Context()).Err())
+	}
+	for _, r := range all {
+		shared(t, r.replica, r.started)
+		require.Equal(t, 1, strings.Count(r.log.String(), "by itself"), "one line for one change: %s", &r.log)
+		require.False(t, r.Passes())
+	}
+}
+
+// spoilt is a replica whose Redis holds what it should not.
+type spoilt struct {
+	*replica
+	name    string
+	spoil   func(context.Context, *redis.Client) error
+	started *replica // later, with the same Redis
+	client  *redis.Client
+	url     string
+	log     logBook
 }
 
 // patchyLink is a link whose calls fail when the test wants it.
@@ -357,6 +372,43 @@ func TestOneCallThatFailsIsNoReasonToWorkByItself(t *testing.T) {
 	}
 	require.Never(t, func() bool { return r.store.Status().Mode != breaker.ModeShared }, 300*time.Millisecond, 10*time.Millisecond)
 	require.NotContains(t, log.String(), "by itself")
+}
+
+// slowSync is a link to an arbiter with so many circuits that a sync takes longer
+// than another call may: 10,000 take Redis more than 100 ms.
+type slowSync struct {
+	patchyLink
+	version atomic.Uint64
+	syncs   atomic.Int64
+}
+
+func (l *slowSync) Run(ctx context.Context, commands []breaker.Command) ([]breaker.Reply, []error) {
+	if commands[0].Op != "sync" {
+		return l.patchyLink.Run(ctx, commands)
+	}
+	select {
+	case <-ctx.Done():
+		return make([]breaker.Reply, 1), []error{ctx.Err()}
+	case <-time.After(150 * time.Millisecond):
+		l.syncs.Add(1)
+		return []breaker.Reply{{Verdict: "sync", Lines: []string{fmt.Sprintf("e %d", l.version.Load())}}}, make([]error, 1)
+	}
+}
+
+func (l *slowSync) Version(context.Context) (string, uint64, error) {
+	return "e", l.version.Load(), nil
+}
+
+func TestASyncMayTakeLongerThanAnotherCall(t *testing.T) {
+	t.Parallel()
+	r := newReplica(t, "", breaker.DefaultSettings())
+	link := new(slowSync)
+	link.version.Store(1)
+	r.store.Use(link, nil)
+	shared(t, r)
+	link.version.Store(2) // a change that nobody has heard of
+	eventually(t, func() bool { return link.syncs.Load() >= 2 && r.store.Status().Version == 2 }, "synced again")
+	require.Equal(t, breaker.ModeShared, r.store.Status().Mode)
 }
 
 func TestManyRequestsAndProbesAtOnceOnTwoReplicas(t *testing.T) {

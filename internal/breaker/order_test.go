@@ -315,7 +315,8 @@ func TestOrdersAtAReplicaThatIsCutOff(t *testing.T) {
 	obey(t, b.store, b.Breaker, breaker.OrderOpen, 0)
 	forced(t, breaker.ForcedOpen, a)
 	cut := newCut(t, server.Addr())
-	alone := newReplica(t, cut.listener.Addr().String(), breaker.DefaultSettings())
+	alone := newReplica(t, "", breaker.DefaultSettings())
+	alone.store.Use(openLink(t, "redis://"+cut.listener.Addr().String()), nil)
 	shared(t, alone)
 	forced(t, breaker.ForcedOpen, alone)
 

@@ -850,6 +850,13 @@ func (r *run) actions() map[string]func(*rapid.T) {
 				r.passExactly(t, left)
 			}
 		},
+		"an order ends": func(t *rapid.T) {
+			l := r.ledgers[which(t)]
+			if l.forced == breaker.NotForced || l.ends <= l.now {
+				t.Skip("none that ends")
+			}
+			r.passExactly(t, l.ends-l.now)
+		},
 		"nobody asks for long": func(t *rapid.T) {
 			rarely(t)
 			l := r.ledgers[which(t)]
@@ -1032,7 +1039,7 @@ var loose = scale{
 
 func TestMemoryEqualsTheLedger(t *testing.T) {
 	t.Parallel()
-	rapid.Check(t, within(2*time.Second, func(t *rapid.T) {
+	rapid.Check(t, within(time.Second, func(t *rapid.T) {
 		settings := drawSettings(t, exact, false)
 		r := newRun(exact, settings, newMemoryArbiter(t, settings))
 		t.Repeat(r.actions())
@@ -1042,7 +1049,7 @@ func TestMemoryEqualsTheLedger(t *testing.T) {
 func TestTheScriptOnMiniredisEqualsTheLedger(t *testing.T) {
 	t.Parallel()
 	server := miniServer(t)
-	rapid.Check(t, within(4*time.Second, func(t *rapid.T) {
+	rapid.Check(t, within(3*time.Second, func(t *rapid.T) {
 		settings := drawSettings(t, exact, true)
 		r := newRun(exact, settings, server.arbiter(t, settings))
 		t.Repeat(r.actions())
@@ -1052,7 +1059,7 @@ func TestTheScriptOnMiniredisEqualsTheLedger(t *testing.T) {
 func TestTheScriptOnRedisEqualsTheLedger(t *testing.T) {
 	t.Parallel()
 	server := realServer(t)
-	rapid.Check(t, within(4*time.Second, func(t *rapid.T) {
+	rapid.Check(t, within(3*time.Second, func(t *rapid.T) {
 		settings := drawSettings(t, loose, true)
 		r := newRun(loose, settings, server.arbiter(t, settings))
 		t.Repeat(r.actions())
@@ -1291,6 +1298,19 @@ func TestAReporterIsForgottenWithItsFailures(t *testing.T) {
 		a.passes(t, 30*time.Second)
 		for n := range uint64(5) {
 			require.Equal(t, "counted", a.fails(t, 10+n))
+		}
+	})
+}
+
+func TestAClosingForgetsWhoHasReported(t *testing.T) {
+	t.Parallel()
+	settings := breaker.DefaultSettings()
+	settings.MinReporters = 2
+	onBothServers(t, settings, func(t *testing.T, a *ruleArbiter) {
+		require.Equal(t, "counted", a.does(t, call{op: "fail", replica: replicas[1], name: occurrence{number: 1}}))
+		require.Equal(t, "closed", a.does(t, call{op: "reset"}))
+		for n := range uint64(5) {
+			require.Equal(t, "counted", a.fails(t, n))
 		}
 	})
 }

@@ -13,6 +13,8 @@ import (
 const (
 	// callBudget bounds a call to the arbiter that no request waits for.
 	callBudget = 100 * time.Millisecond
+	// syncBudget bounds a sync, which with 10,000 circuits takes some 150 ms.
+	syncBudget = time.Second
 	// askBudget is how long a request may wait to learn whether it is a probe.
 	askBudget = 25 * time.Millisecond
 	// bootBudget is how long the first requests may wait for the first look.
@@ -634,7 +636,7 @@ func (n *session) sync(ctx context.Context) {
 
 // snapshot asks for everything that the arbiter knows.
 func (n *session) snapshot(ctx context.Context) (snapshot, error) {
-	budget := callBudget
+	budget := syncBudget
 	if n.firstLook() {
 		budget = bootBudget
 	}

@@ -150,6 +150,9 @@ type Settings struct {
 	PerTenant bool
 }
 
+// maxPeriod bounds every duration: more is a slip of the pen.
+const maxPeriod = 366 * 24 * time.Hour
+
 // maxFailures bounds the memory of a window; the exact window needs one stamp a failure.
 const maxFailures = 1000
 
@@ -172,6 +175,8 @@ func (s Settings) Validate() error {
 		return fmt.Errorf("open is %s, must be more than 0", s.Open)
 	case s.OpenMax != 0 && s.OpenMax < s.Open:
 		return fmt.Errorf("the maximum of open is %s, must not be less than open, which is %s", s.OpenMax, s.Open)
+	case max(s.Window, s.Open, s.OpenMax, s.Lease) > maxPeriod:
+		return fmt.Errorf("a duration is %s, must be at most 366 days", max(s.Window, s.Open, s.OpenMax, s.Lease))
 	case math.IsNaN(s.Jitter) || s.Jitter < 0 || s.Jitter > 0.5:
 		return fmt.Errorf("jitter is %g%%, must be 0%% to 50%%", s.Jitter*100)
 	case s.Probes < 1 || s.Probes > maxFailures:
