@@ -322,6 +322,7 @@ func (n *session) answered(j job, reply Reply) error {
 	}
 	n.ok()
 	if !n.known(r) {
+		n.setAside(j)
 		return nil
 	}
 	n.store.adopt(r, func(c *circuit) bool {

@@ -230,7 +230,7 @@ const (
 redis.call('RPUSH', KEYS[1], ARGV[1], ARGV[2])
 for _, key in ipairs(redis.call('KEYS', '*')) do
 	local left = redis.call('PTTL', key)
-	if left > 0 then
+	if left >= 0 then
 		if left <= tonumber(ARGV[3]) then redis.call('DEL', key) else redis.call('PEXPIRE', key, left - tonumber(ARGV[3])) end
 	end
 end`
@@ -285,8 +285,8 @@ func (s *simReal) dump() simData {
 	for _, line := range must(s.client.Eval(context.Background(), simDump, nil).Slice()) {
 		f := line.([]any)
 		v := simValue{}
-		if left := must(strconv.Atoi(f[2].(string))); left > 0 {
-			v.ttl = time.Duration(left) * time.Millisecond
+		if left := must(strconv.Atoi(f[2].(string))); left >= 0 {
+			v.ttl = time.Duration(left)*time.Millisecond + 1 // 0 ms left is not for ever
 		}
 		pairs := f[3].([]any)
 		if f[1] == "hash" {

@@ -97,6 +97,42 @@ func TestAnOrderOutlivesAFailoverThatLostIt(t *testing.T) {
 	})
 }
 
+// What the copy does next reaches the replica that knows of the order before it looks.
+func TestAnOrderOutlivesNewsFromAnArbiterThatLostIt(t *testing.T) {
+	t.Parallel()
+	simStory(t, func(t *testing.T, s *sim) {
+		r := s.replicas[0]
+		s.replicas[2].order(1, breaker.Order{Kind: breaker.OrderReset})
+		r.order(0, breaker.Order{Kind: breaker.OrderClose})
+		s.failover(1, time.Second, false)
+		s.replicas[1].fail(0, 2)
+		require.Equal(t, "O N", s.book(0))
+		r.receive(len(r.inbox))
+		require.Equal(t, breaker.ForcedClosed, r.breakers[0].Record().Forced)
+		r.hand.Resync()
+		require.Equal(t, "C C", s.book(0))
+	})
+}
+
+// The failures went to a Redis whose data were then given up for older ones.
+func TestFailuresThatAnotherEpochWasToldOfAreToldAgain(t *testing.T) {
+	t.Parallel()
+	simStory(t, func(t *testing.T, s *sim) {
+		r := s.replicas[0]
+		r.fail(0, 1)
+		data, book := s.data, s.judge.book.clone()
+		s.load(simData{}, simBook{circuits: map[string]*simCircuit{}})
+		s.replicas[1].fail(1, 1)
+		r.fail(0, 1)
+		require.False(t, r.breakers[0].Passes(), "it has seen enough")
+		require.Equal(t, "C N", s.book(0))
+		s.load(data, book)
+		r.hand.Resync()
+		r.hand.Poll()
+		require.Equal(t, "O N", s.book(0))
+	})
+}
+
 // A replica that has missed messages knows newer versions than it has counted up to.
 func TestAFailoverIsNoticedThoughMessagesWereMissed(t *testing.T) {
 	t.Parallel()

@@ -499,6 +499,7 @@ func (s *sim) load(data simData, book simBook) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.late = nil
+	s.judge.announced = map[simVersion]int{} // what has come back may be announced again
 	s.data, s.judge.book, s.judge.jumped = data, book, true
 	s.arbiter.do(func() {
 		s.arbiter.setTime(s.clock.Now().Add(s.offset))
