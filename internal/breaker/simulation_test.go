@@ -560,8 +560,8 @@ func (m *simMachine) finish(t *rapid.T) {
 		r.plan, r.cut = nil, false
 	}
 	m.sleep(time.Second)
-	for range 8 {
-		m.tick(250 * time.Millisecond)
+	for range 5 {
+		m.tick(400 * time.Millisecond)
 	}
 	m.check()
 	m.agree()
