@@ -352,7 +352,7 @@ func (s *Shared) reconcileOne(c *circuit, now time.Time, snap snapshot, lost boo
 	// circuit's version never falls.
 	lost = lost || r.version < rec.Version && rec.Version <= snap.version
 	if r.forced == NotForced && (sh.own || lost) {
-		if tell = c.claim(now); tell.op == opForce || tell.op == opMerge && r.state != HalfOpen {
+		if tell = c.claim(now, lost); tell.op == opForce || tell.op == opMerge && r.state != HalfOpen {
 			sh.own, sh.provisional = true, 0 // until the arbiter agrees
 			return tell, false
 		}
@@ -370,20 +370,28 @@ func (s *Shared) reconcileOne(c *circuit, now time.Time, snap snapshot, lost boo
 }
 
 // claim returns what to tell an arbiter that does not know of this circuit's
-// state: an order or an open period.
-func (c *circuit) claim(now time.Time) job {
+// state: an order or an open period, if it is not over. One that is over still
+// has to be probed before the circuit closes, so an arbiter that lost its data
+// is told of it all the same; one that has gone on without us is not.
+func (c *circuit) claim(now time.Time, lost bool) job {
 	j := job{key: c.key, settings: c.shared.settings}
 	switch {
 	case c.record.Forced != NotForced:
-		j.op, j.order = opForce, Order{Kind: OrderOpen}
+		j.order.Kind = OrderOpen
 		if c.record.Forced == ForcedClosed {
 			j.order.Kind = OrderClose
 		}
 		if !c.orderEnds.IsZero() {
-			j.order.TTL = max(time.Millisecond, c.orderEnds.Sub(now))
+			if j.order.TTL = c.orderEnds.Sub(now); j.order.TTL < time.Millisecond { // what Redis counts in
+				return job{}
+			}
 		}
+		j.op = opForce
 	case c.record.State != Closed:
-		j.op, j.left, j.trips = opMerge, max(0, c.until.Sub(now)), c.record.Trips
+		if j.left = max(0, c.until.Sub(now)); j.left == 0 && !lost {
+			return job{}
+		}
+		j.op, j.trips = opMerge, c.record.Trips
 	}
 	return j
 }
@@ -396,7 +404,7 @@ func (s *Shared) unsent() (jobs []job, unsure bool) {
 	now := s.clock.Now()
 	for _, c := range s.local.all() {
 		c.mu.Lock()
-		switch j := c.claim(now); {
+		switch j := c.claim(now, false); {
 		case c.shared.own && j.op != "":
 			jobs = append(jobs, j)
 		case c.shared.own:

@@ -186,6 +186,40 @@ func TestFailuresFromBeforeAClosingAreNotReplayed(t *testing.T) {
 	})
 }
 
+// A replica that was cut off comes back with an open period, or an order, that
+// is over: it has nothing to tell those that never stopped sharing.
+func TestWhatIsOverIsNotMerged(t *testing.T) {
+	t.Parallel()
+	for name, cutOff := range map[string]func(r *simReplica){
+		"an open period": func(r *simReplica) { r.fail(0, 2) },
+		"an order":       func(r *simReplica) { r.order(0, breaker.Order{Kind: breaker.OrderOpen, TTL: 5 * time.Second}) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			simStory(t, func(t *testing.T, s *sim) {
+				alone, other := s.replicas[0], s.replicas[1]
+				alone.plan = []simFate{simDrop}
+				alone.hand = alone.store.UseByHand(alone)
+				alone.hand.Poll()
+				cutOff(alone)
+				require.False(t, alone.breakers[0].Passes())
+				s.sleep(9 * time.Second)
+				other.fail(0, 1)
+				s.sleep(2 * time.Second)
+				for range 4 {
+					alone.hand.Poll()
+				}
+				require.Equal(t, breaker.ModeShared, alone.hand.Mode())
+				require.Equal(t, "C N", s.book(0))
+				s.settle()
+				require.True(t, alone.breakers[0].Passes())
+				other.fail(0, 1)
+				require.Equal(t, "O N", s.book(0), "the failure before still counts")
+			})
+		})
+	}
+}
+
 func TestAnUnusedCircuitIsClosedOnEveryReplica(t *testing.T) {
 	t.Parallel()
 	simStory(t, func(t *testing.T, s *sim) {
