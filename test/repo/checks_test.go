@@ -28,6 +28,9 @@ func TestCheckDependencies(t *testing.T) {
 		{"a package's black-box test may import it", repo.Package{
 			ImportPath: ours + "/internal/a", Imports: []string{database.ImportPath}, XTestImports: []string{ours + "/internal/a"},
 		}, ""},
+		{"a part of a core may import the core", repo.Package{
+			ImportPath: ours + "/internal/permission/policy", Imports: []string{permission.ImportPath},
+		}, ""},
 		{"adapters may import Caddy and any core", repo.Package{
 			ImportPath: ours + "/caddymodules/a", Imports: []string{caddy, permission.ImportPath}, Deps: []string{caddy, permission.ImportPath},
 		}, ""},
