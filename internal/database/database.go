@@ -1,55 +1,37 @@
 // Package database opens the store, brings its schema up to date and runs
-// transactions. It knows no table.
+// transactions, on SQLite and on PostgreSQL alike: the SQL of all its users is
+// one set, with $1 for the first argument. It knows no table.
 package database
 
 import (
 	"context"
 	"database/sql"
-	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
-	"net/url"
-	"os"
-	"path/filepath"
+	"math/rand/v2"
 	"strings"
+	"sync/atomic"
 	"time"
 
-	"github.com/mattn/go-sqlite3"
-	"github.com/pressly/goose/v3"
+	"github.com/jackc/pgx/v5"
 
 	"github.com/tenantgate/tenantgate/internal/clock"
 )
-
-//go:embed migrations/sqlite/*.sql
-var migrations embed.FS
 
 // ErrConflict is in the chain of an error that a unique or foreign key
 // constraint caused.
 var ErrConflict = errors.New("conflicts with what is stored")
 
-// SchemaError says that the database's schema is not the one this program
-// was built for.
-type SchemaError struct {
-	// Have is the version found, Want the newest this program knows.
-	Have, Want int64
-}
-
-// Error names both versions and what to do.
-func (e *SchemaError) Error() string {
-	if e.Have > e.Want {
-		return fmt.Sprintf("database schema is version %d, newer than this program's %d: update the program", e.Have, e.Want)
-	}
-	return fmt.Sprintf("database schema is version %d, this program needs %d: run `backends migrate`", e.Have, e.Want)
-}
-
 // DB is an open store. It is safe for concurrent use.
 type DB struct {
 	// SQLite has one writer: a pool of a single connection queues writers in
 	// Go, where a context can end the wait, and never meets SQLITE_BUSY from
-	// our own process. Readers have a pool of their own.
+	// our own process. Readers have a pool of their own, which can't write.
 	write, read *sql.DB
-	clock       clock.Clock
+	// postgres is how to connect to PostgreSQL, nil on SQLite.
+	postgres  *pgx.ConnConfig
+	clock     clock.Clock
+	announcer atomic.Pointer[func(channel string)]
 }
 
 // Tx is one write transaction with one time for everything that happens in it.
@@ -57,81 +39,38 @@ type Tx struct {
 	*sql.Tx
 	// Now is the transaction's time in UTC, cut to milliseconds.
 	Now time.Time
+
+	postgres  bool
+	announced map[string]struct{} // channels, for after the commit
 }
 
 // NowMS returns the transaction's time in unix milliseconds.
 func (tx *Tx) NowMS() int64 { return tx.Now.UnixMilli() }
 
-// Open opens the database that rawURL names. Only sqlite://PATH is known so
-// far; PATH may be relative. The file is made if it does not exist; the folder
-// must be there. Nothing is migrated.
+// Open opens the database that rawURL names, sqlite://PATH or a postgres:// URL.
+//
+// PATH may be relative. The file is made if it does not exist; the folder must
+// be there. A PostgreSQL server must answer. Nothing is migrated. Errors never
+// hold the password.
 func Open(ctx context.Context, rawURL string, c clock.Clock) (*DB, error) {
-	path, err := sqlitePath(rawURL)
-	if err != nil {
-		return nil, err
+	if isPostgres(rawURL) {
+		return openPostgres(ctx, rawURL, c)
 	}
-	if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
-		return nil, fmt.Errorf("open database %s: the folder %s does not exist", path, filepath.Dir(path))
-	}
-	// The store holds password hashes and signing keys: for its owner only.
-	// SQLite gives its -wal and -shm files the same mode.
-	file, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
-	}
-	if err := file.Close(); err != nil {
-		return nil, fmt.Errorf("open database: %w", err)
-	}
-	write, err := sql.Open("sqlite3", dsn(path, "rw", "&_txlock=immediate"))
-	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, err)
-	}
-	write.SetMaxOpenConns(1)
-	if err := write.PingContext(ctx); err != nil {
-		_ = write.Close()
-		return nil, fmt.Errorf("open database %s: %w", path, err)
-	}
-	read, err := sql.Open("sqlite3", dsn(path, "rw", "&_query_only=on"))
-	if err != nil {
-		_ = write.Close()
-		return nil, fmt.Errorf("open database %s: %w", path, err)
-	}
-	return &DB{write: write, read: read, clock: c}, nil
+	return openSQLite(ctx, rawURL, c)
 }
 
 // OpenReadOnly opens an existing database for reading. Unlike [Open] it makes
-// no connection and no file: a missing file is an error of the first query.
+// no connection and no file, and fails only for a URL that can't be used: what
+// else is wrong is an error of the first query.
 func OpenReadOnly(rawURL string, c clock.Clock) (*DB, error) {
-	path, err := sqlitePath(rawURL)
-	if err != nil {
-		return nil, err
+	if isPostgres(rawURL) {
+		return openPostgresReadOnly(rawURL, c)
 	}
-	read, err := sql.Open("sqlite3", dsn(path, "rw", "&_query_only=on"))
-	if err != nil {
-		return nil, fmt.Errorf("open database %s: %w", path, err)
-	}
-	return &DB{read: read, clock: c}, nil
+	return openSQLiteReadOnly(rawURL, c)
 }
 
-// dsn returns mattn's connection string. Every setting stands in it because a
-// PRAGMA would reach one pooled connection only.
-func dsn(path, mode, extra string) string {
-	return "file:" + (&url.URL{Path: path}).EscapedPath() + "?mode=" + mode +
-		"&_journal_mode=WAL&_busy_timeout=5000&_foreign_keys=on&_synchronous=NORMAL" + extra
-}
-
-// sqlitePath returns the file that a sqlite:// URL names.
-func sqlitePath(rawURL string) (string, error) {
-	path, ok := strings.CutPrefix(rawURL, "sqlite://")
-	switch {
-	case strings.HasPrefix(rawURL, "postgres://"), strings.HasPrefix(rawURL, "postgresql://"):
-		return "", errors.New("PostgreSQL is not supported yet: use sqlite://PATH")
-	case !ok:
-		return "", errors.New("the database must be given as sqlite://PATH")
-	case path == "" || strings.ContainsAny(path, "?#"):
-		return "", fmt.Errorf("%q names no database file: give sqlite://PATH without options", rawURL)
-	}
-	return path, nil
+func isPostgres(rawURL string) bool {
+	return strings.HasPrefix(rawURL, "postgres://") || strings.HasPrefix(rawURL, "postgresql://")
 }
 
 // Close closes all connections.
@@ -149,92 +88,110 @@ func (db *DB) Reader() *sql.DB { return db.read }
 // Now returns the store's time in UTC, cut to milliseconds.
 func (db *DB) Now() time.Time { return db.clock.Now().UTC().Truncate(time.Millisecond) }
 
-// InTx runs f in a write transaction and commits it if f returns nil. The
-// transaction holds the store's only writer: f must not hash, send mail or call
-// another service. Constraint violations come back wrapped in [ErrConflict].
+// maxTries bounds how often a transaction is run.
+const maxTries = 6
+
+// InTx runs f in a write transaction and commits it if f returns nil. f may run
+// more than once: PostgreSQL ends a transaction that stands in the way of
+// another one, and then all of it is done again, with a new Now. So f must set
+// what it gives to the outside and never add to it, and must not hash, send
+// mail or call another service: on SQLite it also holds the only writer.
+//
+// On PostgreSQL transactions run side by side, each statement on the newest
+// state (READ COMMITTED): who reads to decide what to write takes [Tx.Lock]
+// before, or lets a guarded UPDATE or a constraint decide. A statement that
+// failed ends the transaction there: f returns its error and does not go on.
+//
+// Constraint violations come back wrapped in [ErrConflict].
 func (db *DB) InTx(ctx context.Context, f func(tx *Tx) error) error {
-	sqlTx, err := db.write.BeginTx(ctx, nil)
+	for try := 1; ; try++ {
+		tx, err := db.tryTx(ctx, f)
+		if err == nil {
+			db.announce(tx)
+			return nil
+		}
+		if try == maxTries || !(db.postgres != nil && lostRace(err)) || !pause(ctx, try) {
+			return translate(err)
+		}
+	}
+}
+
+// tryTx runs f in a transaction once.
+func (db *DB) tryTx(ctx context.Context, f func(tx *Tx) error) (*Tx, error) {
+	sqlTx, err := db.write.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted}) // which SQLite ignores
 	if err != nil {
-		return fmt.Errorf("begin: %w", err)
+		return nil, fmt.Errorf("begin: %w", plain(err))
 	}
 	defer func() { _ = sqlTx.Rollback() }() // a no-op after Commit
-	if err := f(&Tx{Tx: sqlTx, Now: db.Now()}); err != nil {
-		return translate(err)
+	tx := &Tx{Tx: sqlTx, Now: db.Now(), postgres: db.postgres != nil}
+	if err := f(tx); err != nil {
+		return nil, err
 	}
 	if err := sqlTx.Commit(); err != nil {
-		return translate(fmt.Errorf("commit: %w", err))
+		return nil, fmt.Errorf("commit: %w", err)
 	}
+	return tx, nil
+}
+
+// pause waits before the next try, longer each time and never as long as
+// others do. It returns false if ctx ends first.
+func pause(ctx context.Context, try int) bool {
+	longest := 5 * time.Millisecond << try
+	timer := time.NewTimer(rand.N(longest)) //nolint:gosec // how long we wait need not be unguessable
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return false
+	case <-timer.C:
+		return true
+	}
+}
+
+// Lock makes the transaction wait until no other holds the lock of that name,
+// and keeps it until the end. On SQLite, which has one writer, it is held
+// already.
+func (tx *Tx) Lock(ctx context.Context, name string) error {
+	if !tx.postgres {
+		return nil
+	}
+	return tx.lockPostgres(ctx, name)
+}
+
+// Announce tells whoever listens on the channel that something changed, once
+// the transaction is committed: listeners of the database itself (see
+// [DB.Listen]) and the function of [DB.OnAnnounce].
+func (tx *Tx) Announce(ctx context.Context, channel string) error {
+	if _, done := tx.announced[channel]; done {
+		return nil
+	}
+	if tx.postgres {
+		if err := tx.notifyPostgres(ctx, channel); err != nil {
+			return err
+		}
+	}
+	if tx.announced == nil {
+		tx.announced = map[string]struct{}{}
+	}
+	tx.announced[channel] = struct{}{}
 	return nil
 }
 
-// translate adds [ErrConflict] to constraint violations. The driver's error is
-// a value, not a pointer.
-func translate(err error) error {
-	var e sqlite3.Error
-	if !errors.As(err, &e) {
-		return err
+// OnAnnounce has f called after each commit of this DB in whose transaction
+// something was announced, once for each channel. f must return at once.
+func (db *DB) OnAnnounce(f func(channel string)) { db.announcer.Store(&f) }
+
+func (db *DB) announce(tx *Tx) {
+	if f := db.announcer.Load(); f != nil {
+		for channel := range tx.announced {
+			(*f)(channel)
+		}
 	}
-	switch e.ExtendedCode {
-	case sqlite3.ErrConstraintUnique, sqlite3.ErrConstraintPrimaryKey, sqlite3.ErrConstraintForeignKey, sqlite3.ErrConstraintRowID:
+}
+
+// translate adds [ErrConflict] to constraint violations.
+func translate(err error) error {
+	if conflictsSQLite(err) || conflictsPostgres(err) {
 		return fmt.Errorf("%w: %w", ErrConflict, err)
 	}
 	return err
-}
-
-// Migrate brings the schema up to date.
-func (db *DB) Migrate(ctx context.Context) error {
-	provider, err := newProvider(db.write)
-	if err != nil {
-		return err
-	}
-	have, want, err := provider.GetVersions(ctx)
-	if err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	if have > want {
-		return &SchemaError{Have: have, Want: want}
-	}
-	if _, err := provider.Up(ctx); err != nil {
-		return fmt.Errorf("migrate: %w", err)
-	}
-	return nil
-}
-
-// CheckSchema returns a [*SchemaError] unless the schema is the one this
-// program was built for. It writes nothing.
-func (db *DB) CheckSchema(ctx context.Context) error {
-	provider, err := newProvider(db.read)
-	if err != nil {
-		return err
-	}
-	sources := provider.ListSources()
-	want := sources[len(sources)-1].Version
-	var have int64
-	err = db.read.QueryRowContext(ctx, `SELECT COALESCE(MAX(version_id), 0) FROM goose_db_version WHERE is_applied = 1`).Scan(&have)
-	if err != nil && strings.Contains(err.Error(), "no such table") {
-		return &SchemaError{Have: 0, Want: want}
-	}
-	var e sqlite3.Error
-	if errors.As(err, &e) && e.Code == sqlite3.ErrCantOpen {
-		return fmt.Errorf("there is no database to read yet (`backends migrate` makes it): %w", err)
-	}
-	if err != nil {
-		return fmt.Errorf("read schema version: %w", err)
-	}
-	if have != want {
-		return &SchemaError{Have: have, Want: want}
-	}
-	return nil
-}
-
-func newProvider(db *sql.DB) (*goose.Provider, error) {
-	folder, err := fs.Sub(migrations, "migrations/sqlite")
-	if err != nil {
-		return nil, fmt.Errorf("migrations: %w", err)
-	}
-	provider, err := goose.NewProvider(goose.DialectSQLite3, db, folder)
-	if err != nil {
-		return nil, fmt.Errorf("migrations: %w", err)
-	}
-	return provider, nil
 }

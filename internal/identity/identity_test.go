@@ -1,7 +1,6 @@
 package identity_test
 
 import (
-	"path/filepath"
 	"strings"
 	"testing"
 
@@ -9,6 +8,7 @@ import (
 
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/database"
+	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 	"github.com/tenantgate/tenantgate/internal/identity"
 )
 
@@ -83,47 +83,53 @@ func TestKelvinSignIsNotK(t *testing.T) {
 
 func TestUsersAndMemberships(t *testing.T) {
 	t.Parallel()
-	db, err := database.Open(t.Context(), "sqlite://"+filepath.Join(t.TempDir(), "t.db"), clock.System{})
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	require.NoError(t, db.Migrate(t.Context()))
-	ctx := t.Context()
+	dbtest.Each(t, func(t *testing.T, url string) {
+		db := dbtest.Open(t, url, clock.System{})
+		ctx := t.Context()
 
-	user := identity.User{ID: identity.NewID(), Email: "Ann@x.test", EmailKey: "ann@x.test", Name: "Ann", PasswordHash: "$argon2id$x", Status: identity.StatusActive}
-	require.NoError(t, db.InTx(ctx, func(tx *database.Tx) error {
-		_, err := tx.Exec(`INSERT INTO tenants (id, name, created_at, updated_at) VALUES (1, 'acme', 1, 1), (2, 'globex', 1, 1)`)
+		user := identity.User{ID: identity.NewID(), Email: "Ann@x.test", EmailKey: "ann@x.test", Name: "Ann", PasswordHash: "$argon2id$x", Status: identity.StatusActive}
+		require.NoError(t, db.InTx(ctx, func(tx *database.Tx) error {
+			_, err := tx.Exec(`INSERT INTO tenants (id, name, created_at, updated_at) VALUES (1, 'acme', 1, 1), (2, 'globex', 1, 1)`)
+			require.NoError(t, err)
+			_, err = tx.Exec(`INSERT INTO roles (id, tenant_id, name, created_at, updated_at) VALUES (10, 1, 'Admin', 1, 1), (20, 2, 'Viewer', 1, 1)`)
+			require.NoError(t, err)
+			require.NoError(t, identity.InsertUser(ctx, tx, user))
+			require.NoError(t, identity.InsertMembership(ctx, tx, 2, user.ID, 20))
+			require.NoError(t, identity.InsertMembership(ctx, tx, 1, user.ID, 10))
+			return identity.RecordAudit(ctx, tx, identity.AuditEvent{TenantID: 1, ActorID: user.ID, Action: "user.created", Target: "user/" + user.ID, Detail: map[string]int{"n": 1}})
+		}))
+		require.NoError(t, db.InTx(ctx, func(tx *database.Tx) error {
+			require.NoError(t, identity.RecordAudit(ctx, tx, identity.AuditEvent{ActorID: "system", Action: "x", Target: "y"}))
+			return identity.RecordAudit(ctx, tx, identity.AuditEvent{TenantID: 1 << 40, ActorID: "system", Action: "x", Target: "z"})
+		}))
+		var audited string
+		require.NoError(t, db.Reader().QueryRow(`SELECT a.target || ' ' || b.tenant_id FROM audit_events a, audit_events b WHERE a.tenant_id IS NULL AND b.target = 'z'`).Scan(&audited))
+		require.Equal(t, "y 1099511627776", audited)
+
+		got, err := identity.FindUserByEmailKey(ctx, db.Reader(), "ann@x.test")
 		require.NoError(t, err)
-		_, err = tx.Exec(`INSERT INTO roles (id, tenant_id, name, created_at, updated_at) VALUES (10, 1, 'Admin', 1, 1), (20, 2, 'Viewer', 1, 1)`)
+		require.Equal(t, user, got)
+		_, err = identity.FindUser(ctx, db.Reader(), "nobody")
+		require.ErrorIs(t, err, identity.ErrNotFound)
+
+		memberships, err := identity.Memberships(ctx, db.Reader(), user.ID)
 		require.NoError(t, err)
-		require.NoError(t, identity.InsertUser(ctx, tx, user))
-		require.NoError(t, identity.InsertMembership(ctx, tx, 2, user.ID, 20))
-		require.NoError(t, identity.InsertMembership(ctx, tx, 1, user.ID, 10))
-		return identity.RecordAudit(ctx, tx, identity.AuditEvent{TenantID: 1, ActorID: user.ID, Action: "user.created", Target: "user/" + user.ID, Detail: map[string]int{"n": 1}})
-	}))
+		require.Equal(t, []identity.Membership{
+			{TenantID: 1, TenantName: "acme", TenantStatus: "active", RoleID: 10, RoleName: "Admin"},
+			{TenantID: 2, TenantName: "globex", TenantStatus: "active", RoleID: 20, RoleName: "Viewer"},
+		}, memberships)
 
-	got, err := identity.FindUserByEmailKey(ctx, db.Reader(), "ann@x.test")
-	require.NoError(t, err)
-	require.Equal(t, user, got)
-	_, err = identity.FindUser(ctx, db.Reader(), "nobody")
-	require.ErrorIs(t, err, identity.ErrNotFound)
-
-	memberships, err := identity.Memberships(ctx, db.Reader(), user.ID)
-	require.NoError(t, err)
-	require.Equal(t, []identity.Membership{
-		{TenantID: 1, TenantName: "acme", TenantStatus: "active", RoleID: 10, RoleName: "Admin"},
-		{TenantID: 2, TenantName: "globex", TenantStatus: "active", RoleID: 20, RoleName: "Viewer"},
-	}, memberships)
-
-	for name, insert := range map[string]func(tx *database.Tx) error{
-		"the same address": func(tx *database.Tx) error {
-			return identity.InsertUser(ctx, tx, identity.User{ID: "other", Email: "ann@x.test", EmailKey: "ann@x.test", Status: "active"})
-		},
-		"a second membership": func(tx *database.Tx) error { return identity.InsertMembership(ctx, tx, 1, user.ID, 10) },
-		"a role of another tenant": func(tx *database.Tx) error {
-			require.NoError(t, identity.InsertUser(ctx, tx, identity.User{ID: "bob", Email: "b@x.test", EmailKey: "b@x.test", Status: "active"}))
-			return identity.InsertMembership(ctx, tx, 1, "bob", 20)
-		},
-	} {
-		require.ErrorIs(t, db.InTx(ctx, insert), database.ErrConflict, name)
-	}
+		for name, insert := range map[string]func(tx *database.Tx) error{
+			"the same address": func(tx *database.Tx) error {
+				return identity.InsertUser(ctx, tx, identity.User{ID: "other", Email: "ann@x.test", EmailKey: "ann@x.test", Status: "active"})
+			},
+			"a second membership": func(tx *database.Tx) error { return identity.InsertMembership(ctx, tx, 1, user.ID, 10) },
+			"a role of another tenant": func(tx *database.Tx) error {
+				require.NoError(t, identity.InsertUser(ctx, tx, identity.User{ID: "bob", Email: "b@x.test", EmailKey: "b@x.test", Status: "active"}))
+				return identity.InsertMembership(ctx, tx, 1, "bob", 20)
+			},
+		} {
+			require.ErrorIs(t, db.InTx(ctx, insert), database.ErrConflict, name)
+		}
+	})
 }

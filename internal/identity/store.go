@@ -140,8 +140,8 @@ func RecordAudit(ctx context.Context, tx *database.Tx, e AuditEvent) error {
 		}
 	}
 	_, err := tx.ExecContext(ctx, `INSERT INTO audit_events (id, tenant_id, actor_id, action, target, detail, request_ip, trace_id, created_at)
-		VALUES ($1, NULLIF($2, 0), $3, $4, $5, $6, $7, $8, $9)`,
-		NewID(), e.TenantID, e.ActorID, e.Action, e.Target, string(detail), e.RequestIP, e.TraceID, tx.NowMS())
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`,
+		NewID(), sql.NullInt64{Int64: e.TenantID, Valid: e.TenantID != 0}, e.ActorID, e.Action, e.Target, string(detail), e.RequestIP, e.TraceID, tx.NowMS())
 	if err != nil {
 		return fmt.Errorf("record audit event: %w", err)
 	}
