@@ -188,6 +188,7 @@ type attachment struct {
 }
 
 func attach(p *identity.Principal) any {
+	p.Seat = new(identity.Seat) // nobody else has the principal yet
 	roles := strings.Join(p.Roles, ",")
 	return &attachment{
 		roles:  roles,

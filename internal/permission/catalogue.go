@@ -1,7 +1,9 @@
 package permission
 
 import (
-	"reflect"
+	"cmp"
+	"database/sql"
+	"maps"
 	"slices"
 )
 
@@ -9,32 +11,59 @@ import (
 // Snapshots share one until a product or feature changes.
 type catalogue struct {
 	products map[string]map[string]feature // product name → feature name
-	features map[int64]feature             // feature id, for the loader
-	size     int                           // number of bits
+	names    map[int64]string              // of products by id, for the loader
+	features map[int64]feature             // by id, for the loader
+	all      []Permission                  // by bit: sorted by product, feature and action
+	full     []uint64                      // the bits that a wildcard for everything means
 }
 
 // feature holds the bits of one feature: base + the action's index.
 type feature struct {
-	base    int
-	actions []string
+	product, name string
+	base          int
+	actions       []string // sorted
 }
 
 func newCatalogue() *catalogue {
-	return &catalogue{products: map[string]map[string]feature{}, features: map[int64]feature{}}
+	return &catalogue{products: map[string]map[string]feature{}, names: map[int64]string{}, features: map[int64]feature{}}
 }
 
-func (c *catalogue) addProduct(name string) {
-	if c.products[name] == nil {
-		c.products[name] = map[string]feature{}
-	}
+func (c *catalogue) addProduct(id int64, name string) {
+	c.names[id] = name
+	c.products[name] = map[string]feature{}
 }
 
+// addFeature takes a feature of a product that was added before. Its bits come with finish.
 func (c *catalogue) addFeature(id int64, product, name string, actions []string) {
-	f := feature{base: c.size, actions: actions}
-	c.size += len(actions)
-	c.addProduct(product)
-	c.products[product][name] = f
-	c.features[id] = f
+	slices.Sort(actions)
+	c.features[id] = feature{product: product, name: name, actions: actions}
+}
+
+// finish gives out the bits, in the order of the names.
+func (c *catalogue) finish() {
+	ids := slices.SortedFunc(maps.Keys(c.features), func(a, b int64) int {
+		return cmp.Or(cmp.Compare(c.features[a].product, c.features[b].product), cmp.Compare(c.features[a].name, c.features[b].name))
+	})
+	for _, id := range ids {
+		f := c.features[id]
+		f.base = len(c.all)
+		c.features[id], c.products[f.product][f.name] = f, f
+		for _, action := range f.actions {
+			c.all = append(c.all, Permission{f.product, f.name, action})
+		}
+	}
+	c.full = c.expand(Pattern{Any, Any, Any})
+}
+
+// expand returns the bits of what a pattern names.
+func (c *catalogue) expand(p Pattern) []uint64 {
+	rights := rightsFor(len(c.all))
+	for bit := range c.all {
+		if p.Covers(Pattern(c.all[bit])) {
+			setBit(rights, bit)
+		}
+	}
+	return trim(rights)
 }
 
 // bit returns the bit of an action on the feature with the given id, or -1.
@@ -48,14 +77,47 @@ func (c *catalogue) bit(featureID int64, action []byte) int {
 	return -1
 }
 
-func (c *catalogue) equal(other *catalogue) bool { return reflect.DeepEqual(c, other) }
+// pattern returns the wildcard that the columns of role_wildcards mean; ok is
+// false if it names nothing, such as a feature of another product.
+func (c *catalogue) pattern(product, feature sql.NullInt64, action sql.NullString) (p Pattern, ok bool) {
+	p = Pattern{Any, Any, Any}
+	if product.Valid {
+		if p.Product, ok = c.names[product.Int64]; !ok {
+			return p, false
+		}
+	}
+	if feature.Valid {
+		f, ok := c.features[feature.Int64]
+		if !ok || f.product != p.Product {
+			return p, false
+		}
+		p.Feature = f.name
+	}
+	if action.Valid {
+		p.Action = action.String
+	}
+	return p, true
+}
+
+// bytes returns about how much memory the catalogue takes: names stand in it
+// once, a feature in two maps.
+func (c *catalogue) bytes() int {
+	return len(c.all)*48 + len(c.features)*300 + len(c.products)*400
+}
+
+// equal compares what everything else in a catalogue follows from.
+func (c *catalogue) equal(other *catalogue) bool {
+	return maps.Equal(c.names, other.names) && maps.EqualFunc(c.features, other.features, func(a, b feature) bool {
+		return a.product == b.product && a.name == b.name && slices.Equal(a.actions, b.actions)
+	})
+}
 
 // Ref is a [Permission] that was looked up in a snapshot's catalogue. Routes
 // keep one, so that a decision compares no names. It is immutable.
 type Ref struct {
 	permission Permission
 	catalogue  *catalogue
-	bit        int
+	bit        int    // or -1
 	reason     Reason // why there is no bit, or empty
 }
 
@@ -80,15 +142,15 @@ func (s *Snapshot) Current(r *Ref) bool { return r != nil && r.catalogue == s.ca
 func (c *catalogue) lookup(p Permission) (int, Reason) {
 	features, ok := c.products[p.Product]
 	if !ok {
-		return 0, UnknownProduct
+		return -1, UnknownProduct
 	}
 	f, ok := features[p.Feature]
 	if !ok {
-		return 0, UnknownFeature
+		return -1, UnknownFeature
 	}
 	i := slices.Index(f.actions, p.Action)
 	if i < 0 {
-		return 0, UnknownAction
+		return -1, UnknownAction
 	}
 	return f.base + i, ""
 }

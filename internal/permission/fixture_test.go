@@ -9,33 +9,54 @@ import (
 
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/database"
+	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 	"github.com/tenantgate/tenantgate/internal/permission"
 )
 
-// store is a migrated SQLite file.
+// store is a migrated database.
 type store struct {
 	*database.DB
 	url string
 }
 
-func newStore(tb testing.TB) store {
-	tb.Helper()
-	return storeAt(tb, filepath.Join(tb.TempDir(), "t.db"))
+// each runs f on a fresh SQLite and a fresh PostgreSQL database.
+func each(t *testing.T, f func(t *testing.T, s store)) {
+	t.Helper()
+	dbtest.Each(t, func(t *testing.T, url string) { f(t, openStore(t, url)) })
 }
 
+// eachDemo is each with the demo data in it.
+func eachDemo(t *testing.T, f func(t *testing.T, s store)) {
+	t.Helper()
+	each(t, func(t *testing.T, s store) {
+		s.change(t, demo)
+		f(t, s)
+	})
+}
+
+func openStore(tb testing.TB, url string) store {
+	tb.Helper()
+	return store{dbtest.Open(tb, url, clock.System{}), url}
+}
+
+// storeAt makes an SQLite file.
 func storeAt(tb testing.TB, path string) store {
 	tb.Helper()
-	url := "sqlite://" + path
-	db, err := database.Open(tb.Context(), url, clock.System{})
-	require.NoError(tb, err)
-	tb.Cleanup(func() { _ = db.Close() })
-	require.NoError(tb, db.Migrate(tb.Context()))
-	return store{db, url}
+	s := openStore(tb, "sqlite://"+path)
+	require.NoError(tb, s.Migrate(tb.Context()))
+	return s
 }
 
-// change runs statements in one transaction and touches the tenants, or the
-// catalogue if none is named.
-func (s store) change(tb require.TestingT, statements []string, tenants ...int64) {
+// demoStore is an SQLite file with the demo data.
+func demoStore(tb testing.TB) store {
+	tb.Helper()
+	s := storeAt(tb, filepath.Join(tb.TempDir(), "t.db"))
+	s.change(tb, demo)
+	return s
+}
+
+// write runs statements and then touch in one transaction.
+func (s store) write(tb require.TestingT, statements []string, touch func(ctx context.Context, tx *database.Tx) error) {
 	ctx := context.Background()
 	require.NoError(tb, s.InTx(ctx, func(tx *database.Tx) error {
 		for _, statement := range statements {
@@ -43,6 +64,14 @@ func (s store) change(tb require.TestingT, statements []string, tenants ...int64
 				return err
 			}
 		}
+		return touch(ctx, tx)
+	}))
+}
+
+// change runs statements in one transaction and touches the tenants, or the
+// catalogue if none is named.
+func (s store) change(tb require.TestingT, statements []string, tenants ...int64) {
+	s.write(tb, statements, func(ctx context.Context, tx *database.Tx) error {
 		for _, id := range tenants {
 			if err := permission.Touch(ctx, tx, id); err != nil {
 				return err
@@ -52,7 +81,17 @@ func (s store) change(tb require.TestingT, statements []string, tenants ...int64
 			return permission.TouchCatalogue(ctx, tx)
 		}
 		return nil
-	}))
+	})
+}
+
+// changeRoles runs statements that leave a tenant's members as they are.
+func (s store) changeRoles(tb require.TestingT, tenant int64, statements ...string) {
+	s.write(tb, statements, func(ctx context.Context, tx *database.Tx) error { return permission.TouchRoles(ctx, tx, tenant) })
+}
+
+// changeMember runs statements that change one member.
+func (s store) changeMember(tb require.TestingT, tenant int64, user string, statements ...string) {
+	s.write(tb, statements, func(ctx context.Context, tx *database.Tx) error { return permission.TouchMember(ctx, tx, tenant, user) })
 }
 
 // demo holds tenants 1 acme, 2 globex and 3 initech (suspended), each with the
@@ -69,15 +108,9 @@ var demo = []string{
 		(21, 2, 'Admin', 1, 1), (23, 2, 'Viewer', 1, 1), (31, 3, 'Admin', 1, 1)`,
 	`INSERT INTO memberships (tenant_id, user_id, role_id, created_at, updated_at) VALUES (1, 'ann', 11, 1, 1), (1, 'ed', 12, 1, 1), (1, 'vic', 13, 1, 1),
 		(2, 'gil', 21, 1, 1), (2, 'gus', 21, 1, 1), (2, 'ann', 23, 1, 1), (3, 'ian', 31, 1, 1)`,
-	`INSERT INTO role_feature_permissions (role_id, feature_id, action) SELECT r.id, f.id, a.value FROM roles r, features f, json_each('["read","write","delete","export"]') a WHERE r.name = 'Admin'`,
+	`INSERT INTO role_feature_permissions (role_id, feature_id, action) SELECT r.id, f.id, a.name FROM roles r, features f,
+		(SELECT 'read' AS name UNION SELECT 'write' UNION SELECT 'delete' UNION SELECT 'export') a WHERE r.name = 'Admin'`,
 	`INSERT INTO role_feature_permissions (role_id, feature_id, action) VALUES (12, 1, 'read'), (12, 1, 'write'), (13, 1, 'read'), (23, 1, 'read'), (13, 1, 'export')`,
-}
-
-func demoStore(tb testing.TB) store {
-	tb.Helper()
-	s := newStore(tb)
-	s.change(tb, demo)
-	return s
 }
 
 func load(tb require.TestingT, s store, old *permission.Snapshot) *permission.Snapshot {
@@ -98,3 +131,10 @@ type decision struct {
 }
 
 func show(d permission.Decision) decision { return decision{d.Allowed, d.Reason, d.Role()} }
+
+// counts are the statistics without what depends on how a snapshot was made.
+func counts(s *permission.Snapshot) permission.Stats {
+	stats := s.Stats()
+	stats.Bytes = 0
+	return stats
+}

@@ -4,16 +4,14 @@ import (
 	"cmp"
 	"context"
 	"database/sql"
+	"errors"
 	"fmt"
 	"hash/maphash"
 	"slices"
 
 	"github.com/tenantgate/tenantgate/internal/database"
+	"github.com/tenantgate/tenantgate/internal/identity"
 )
-
-// maxTouched is how many changed tenants are reloaded one by one. Beyond it,
-// reading the whole table in one go is cheaper.
-const maxTouched = 1000
 
 // Load reads the table in one read transaction. old is an earlier snapshot of
 // the same database or nil: if nothing changed since, old itself is returned;
@@ -41,121 +39,242 @@ func load(ctx context.Context, tx *sql.Tx, old *Snapshot) (*Snapshot, error) {
 		return old, nil
 	}
 	if old != nil && v.seq > old.version.seq && old.version.seq > 0 {
-		touched, ok, err := touchedSince(ctx, tx, old.version, maxTouched)
+		touched, ok, err := touchedSince(ctx, tx, old.version)
 		if err != nil {
 			return nil, err
 		}
 		if ok {
-			return loadTenants(ctx, tx, old, v, touched)
+			return loadTouched(ctx, tx, old, v, touched)
 		}
 	}
 	return loadAll(ctx, tx, old, v)
 }
 
-// loadTenants reads the tenants that are keys of touched.
-func loadTenants(ctx context.Context, tx *sql.Tx, old *Snapshot, v version, touched map[int64]*tenant) (*Snapshot, error) {
-	l := newLoader(ctx, tx, old.catalogue, old.seed)
-	if err := l.readDisabled(); err != nil {
-		return nil, err
-	}
-	for id := range touched {
-		if err := l.readTenant(id); err != nil {
+// loadTouched reads what changed in the tenants that are keys of touched.
+func loadTouched(ctx context.Context, tx *sql.Tx, old *Snapshot, v version, touched map[int64]*change) (*Snapshot, error) {
+	l := newLoader(ctx, tx, old.catalogue, old)
+	next := make(map[int64]*tenant, len(touched))
+	for id, c := range touched {
+		t, err := l.readTouched(id, c)
+		if err != nil {
 			return nil, err
 		}
+		next[id] = t
 	}
-	for id := range touched {
-		touched[id] = l.tenants[id]
-	}
-	l.finish()
-	return old.with(v, touched), nil
+	return old.with(v, next), nil
 }
 
 // loadAll reads everything. An unchanged catalogue is taken over from old, so
-// that routes need not resolve their permissions again.
+// that routes need not resolve their permissions again, and so are unchanged
+// tenants and members, so that there is only one copy of them at any time.
 func loadAll(ctx context.Context, tx *sql.Tx, old *Snapshot, v version) (*Snapshot, error) {
-	l := newLoader(ctx, tx, newCatalogue(), maphash.MakeSeed())
+	l := newLoader(ctx, tx, newCatalogue(), old)
 	if err := l.readCatalogue(); err != nil {
 		return nil, err
 	}
 	if old != nil && old.catalogue.equal(l.catalogue) {
 		l.catalogue = old.catalogue
 	}
-	if err := l.readAllTenants(); err != nil {
+	err := firstError(
+		func() error { return l.readRolesOf(everything) },
+		l.readDisabled,
+		func() error { return l.readMembers(everything.members) },
+	)
+	if err != nil {
 		return nil, err
 	}
-	l.finish()
+	next := make(map[int64]*tenant, len(l.tenants))
+	for id, t := range l.tenants {
+		next[id] = l.finish(id, t)
+	}
 	empty := &Snapshot{catalogue: l.catalogue, seed: l.seed}
-	return empty.with(v, l.tenants), nil
+	full := empty.with(v, next)
+	full.whole = true
+	return full, nil
 }
 
 // loader reads rows into tenants. Rows stream: at no time are all of them in memory.
 type loader struct {
 	ctx       context.Context // lives for one Load
 	tx        *sql.Tx
+	old       *Snapshot // to share with, may be nil
 	catalogue *catalogue
-	tenants   map[int64]*tenant
-	roles     map[int64]*loadedRole
-	disabled  map[string]struct{}
 	seed      maphash.Seed
+	tenants   map[int64]*loadedTenant
+	roles     map[int64]*loadedRole
+	names     map[string]string    // of roles: one copy of "Admin" for all tenants
+	expanded  map[Pattern][]uint64 // what wildcards mean
+	known     interner
+	disabled  map[string]struct{} // users, if everything is read
 	members   membersBuilder
+}
+
+// loadedTenant is a tenant while it is read.
+type loadedTenant struct {
+	suspended bool
+	roles     []*loadedRole // sorted by name
+	rows      int
+	made      roles // of roles
+	ids       []int64
+	bytes     int // of made, without what others have too
+	members   members
+	count     int // of members
 }
 
 // loadedRole is a role while its rights are read.
 type loadedRole struct {
-	tenant *tenant
-	index  int // among the tenant's roles
-	rights []uint64
+	tenant      *loadedTenant
+	id          int64
+	index       int // among the tenant's roles
+	name        string
+	owner       bool
+	own, rights []uint64 // its rows, and all that it holds
+	wildcards   []Pattern
+	parents     []*loadedRole
 }
 
-func (r *loadedRole) grant(bit int) {
-	for len(r.rights) <= bit>>6 {
-		r.rights = append(r.rights, 0)
+func newLoader(ctx context.Context, tx *sql.Tx, c *catalogue, old *Snapshot) *loader {
+	l := &loader{
+		ctx: ctx, tx: tx, catalogue: c, old: old, seed: maphash.MakeSeed(),
+		tenants: map[int64]*loadedTenant{}, roles: map[int64]*loadedRole{},
+		names: map[string]string{}, expanded: map[Pattern][]uint64{},
 	}
-	r.rights[bit>>6] |= 1 << (bit & 63)
+	if old != nil {
+		l.seed = old.seed
+	}
+	l.known = newInterner(l.seed)
+	return l
 }
 
-func newLoader(ctx context.Context, tx *sql.Tx, c *catalogue, seed maphash.Seed) *loader {
-	return &loader{
-		ctx: ctx, tx: tx, catalogue: c, seed: seed,
-		tenants: map[int64]*tenant{}, roles: map[int64]*loadedRole{}, disabled: map[string]struct{}{},
-	}
+// queries read one tenant or all of them. Rows come role by role, and members
+// tenant by tenant.
+type queries struct {
+	tenants, roles, rights, wildcards, parents, members string
 }
 
 const (
-	selectProducts = `SELECT name FROM products`
-	selectFeatures = `SELECT f.id, p.name, f.name, f.actions FROM features f JOIN products p ON p.id = f.product_id ORDER BY f.id`
+	selectProducts = `SELECT id, name FROM products`
+	selectFeatures = `SELECT f.id, p.name, f.name, f.actions FROM features f JOIN products p ON p.id = f.product_id`
 
-	selectTenants = `SELECT id, status FROM tenants`
-	selectRoles   = `SELECT id, tenant_id, name FROM roles ORDER BY tenant_id`
-	selectRights  = `SELECT role_id, feature_id, action FROM role_feature_permissions ORDER BY role_id`
-	// The disabled are few and have an index: reading them first saves a join with all users.
+	selectRights    = `SELECT x.role_id, x.feature_id, x.action FROM role_feature_permissions x`
+	selectWildcards = `SELECT x.role_id, x.product_id, x.feature_id, x.action FROM role_wildcards x`
+	// The disabled are few and have an index: for everything, reading them first
+	// is much faster than looking at all users.
 	selectDisabled = `SELECT id FROM users WHERE status <> 'active'`
-	selectMembers  = `SELECT tenant_id, user_id, role_id FROM memberships ORDER BY tenant_id`
-
-	selectTenantsOf = `SELECT id, status FROM tenants WHERE id = $1`
-	selectRolesOf   = `SELECT id, tenant_id, name FROM roles WHERE tenant_id = $1`
-	selectRightsOf  = `SELECT p.role_id, p.feature_id, p.action FROM roles r
-		JOIN role_feature_permissions p ON p.role_id = r.id WHERE r.tenant_id = $1 ORDER BY p.role_id`
-	selectMembersOf = `SELECT tenant_id, user_id, role_id FROM memberships WHERE tenant_id = $1`
 )
 
-func (l *loader) readAllTenants() error {
-	return firstError(
-		func() error { return l.readTenants(selectTenants) },
-		func() error { return l.readRoles(selectRoles) },
-		func() error { return l.readRights(selectRights) },
-		l.readDisabled,
-		func() error { return l.readMembers(selectMembers) },
-	)
+var (
+	everything = &queries{
+		tenants:   `SELECT id, status FROM tenants`,
+		roles:     `SELECT id, tenant_id, name, kind = 'owner' FROM roles ORDER BY tenant_id`,
+		rights:    selectRights + ` ORDER BY x.role_id`,
+		wildcards: selectWildcards,
+		parents:   `SELECT role_id, parent_id FROM role_parents`,
+		members:   `SELECT tenant_id, user_id, role_id FROM memberships ORDER BY tenant_id`,
+	}
+	ofTenant = &queries{
+		tenants:   `SELECT id, status FROM tenants WHERE id = $1`,
+		roles:     `SELECT id, tenant_id, name, kind = 'owner' FROM roles WHERE tenant_id = $1`,
+		rights:    selectRights + ` JOIN roles r ON r.id = x.role_id WHERE r.tenant_id = $1 ORDER BY x.role_id`,
+		wildcards: selectWildcards + ` JOIN roles r ON r.id = x.role_id WHERE r.tenant_id = $1`,
+		parents:   `SELECT role_id, parent_id FROM role_parents WHERE tenant_id = $1`,
+		// In the order of the ids, because SQLite looks them up one by one.
+		members: `SELECT m.tenant_id, m.user_id, m.role_id FROM memberships m WHERE m.tenant_id = $1
+			AND NOT EXISTS (SELECT 1 FROM users u WHERE u.id = m.user_id AND u.status <> 'active') ORDER BY m.user_id`,
+	}
+)
+
+const selectMember = `SELECT m.role_id FROM memberships m JOIN users u ON u.id = m.user_id
+	WHERE m.tenant_id = $1 AND m.user_id = $2 AND u.status = 'active'`
+
+// readTouched returns the tenant with the given id as it is now, nil if it is
+// gone. Of a known tenant it reads only what c says has changed.
+func (l *loader) readTouched(id int64, c *change) (*tenant, error) {
+	old := l.old.tenants.find(id)
+	if old == nil || c.all {
+		return l.readTenant(id)
+	}
+	next := old
+	if c.roles {
+		if err := l.readRolesOf(ofTenant, id); err != nil {
+			return nil, err
+		}
+		t := l.tenants[id]
+		if t == nil {
+			return nil, nil
+		}
+		var ok bool
+		if t.members, ok = old.members.remap(old.ids, t.roles); !ok {
+			return l.readTenant(id) // a role that has members is gone
+		}
+		t.count = old.stats.Members
+		next = l.finish(id, t)
+	}
+	return l.readMembersOf(id, next, c.members)
 }
 
-func (l *loader) readTenant(id int64) error {
-	return firstError(
-		func() error { return l.readTenants(selectTenantsOf, id) },
-		func() error { return l.readRoles(selectRolesOf, id) },
-		func() error { return l.readRights(selectRightsOf, id) },
-		func() error { return l.readMembers(selectMembersOf, id) },
+// readTenant reads the whole tenant with the given id; nil if there is none.
+func (l *loader) readTenant(id int64) (*tenant, error) {
+	err := firstError(
+		func() error { return l.readRolesOf(ofTenant, id) },
+		func() error { return l.readMembers(ofTenant.members, id) },
 	)
+	t := l.tenants[id]
+	if err != nil || t == nil {
+		return nil, err
+	}
+	return l.finish(id, t), nil
+}
+
+// readMembersOf returns t with the named members as they are now.
+func (l *loader) readMembersOf(id int64, t *tenant, users map[string]struct{}) (*tenant, error) {
+	if len(users) == 0 {
+		return t, nil
+	}
+	changes := make(map[string]uint32, len(users))
+	for user := range users {
+		var roleID int64
+		err := l.tx.QueryRowContext(l.ctx, selectMember, id, user).Scan(&roleID)
+		role := slices.Index(t.ids, roleID)
+		switch {
+		case errors.Is(err, sql.ErrNoRows):
+			changes[user] = gone
+		case err != nil:
+			return nil, fmt.Errorf("read a membership: %w", err)
+		case role < 0:
+			return l.readTenant(id) // a role that nobody told of
+		default:
+			changes[user] = uint32(role)
+		}
+	}
+	next := *t
+	var err error
+	if next.members, next.stats.Members, err = t.members.with(changes, t.stats.Members, l.seed); err != nil {
+		return nil, fmt.Errorf("read a membership: %w", err)
+	}
+	next.stats.Bytes += next.members.bytes() - t.members.bytes()
+	next.seal = new(identity.Seal)
+	return &next, nil
+}
+
+// readRolesOf reads all but the members, in place of what was read before.
+func (l *loader) readRolesOf(q *queries, args ...any) error {
+	clear(l.tenants)
+	clear(l.roles)
+	err := firstError(
+		func() error { return l.readTenants(q.tenants, args...) },
+		func() error { return l.readRoles(q.roles, args...) },
+		func() error { return l.readRights(q.rights, args...) },
+		func() error { return l.readWildcards(q.wildcards, args...) },
+		func() error { return l.readParents(q.parents, args...) },
+	)
+	if err != nil {
+		return err
+	}
+	for id, t := range l.tenants {
+		l.finishRoles(id, t)
+	}
+	return nil
 }
 
 // firstError runs steps until one fails.
@@ -194,18 +313,20 @@ func (l *loader) readCatalogue() error {
 		id                     int64
 		product, name, actions string
 	)
-	err := l.each("products", selectProducts, nil, []any{&product}, func() error {
-		l.catalogue.addProduct(product)
+	err := l.each("products", selectProducts, nil, []any{&id, &product}, func() error {
+		l.catalogue.addProduct(id, product)
 		return nil
 	})
 	if err != nil {
 		return err
 	}
-	return l.each("features", selectFeatures, nil, []any{&id, &product, &name, &actions}, func() error {
+	err = l.each("features", selectFeatures, nil, []any{&id, &product, &name, &actions}, func() error {
 		usable, _ := ParseActions(actions) // what can't be named can't be granted
 		l.catalogue.addFeature(id, product, name, usable)
 		return nil
 	})
+	l.catalogue.finish()
+	return err
 }
 
 func (l *loader) readTenants(query string, args ...any) error {
@@ -214,51 +335,39 @@ func (l *loader) readTenants(query string, args ...any) error {
 		status string
 	)
 	return l.each("tenants", query, args, []any{&id, &status}, func() error {
-		l.tenants[id] = &tenant{suspended: status != "active", stats: Stats{Tenants: 1}}
+		l.tenants[id] = &loadedTenant{suspended: status != "active"}
 		return nil
 	})
 }
 
-// readRoles gives every tenant its roles, sorted by name. The rows come tenant by tenant.
+// readRoles gives every tenant its roles, sorted by name.
 func (l *loader) readRoles(query string, args ...any) error {
-	type row struct {
-		id   int64
-		name string
-	}
 	var (
-		id, tenantID, current int64
-		name                  string
-		pending               []row
-		names                 = map[string]string{} // one copy of "Admin" for all tenants
+		id, tenantID int64
+		name         string
+		owner        bool
 	)
-	flush := func() {
-		t := l.tenants[current]
+	err := l.each("roles", query, args, []any{&id, &tenantID, &name, &owner}, func() error {
+		t := l.tenants[tenantID]
 		if t == nil {
-			pending = pending[:0]
-			return
+			return nil
 		}
-		slices.SortFunc(pending, func(a, b row) int { return cmp.Compare(a.name, b.name) })
-		t.names = make([]string, len(pending))
-		for i, r := range pending {
-			t.names[i] = r.name
-			l.roles[r.id] = &loadedRole{tenant: t, index: i}
-		}
-		pending = pending[:0]
-	}
-	err := l.each("roles", query, args, []any{&id, &tenantID, &name}, func() error {
-		if tenantID != current {
-			flush()
-			current = tenantID
-		}
-		if known, ok := names[name]; ok {
+		if known, ok := l.names[name]; ok {
 			name = known
 		} else {
-			names[name] = name
+			l.names[name] = name
 		}
-		pending = append(pending, row{id, name})
+		r := &loadedRole{tenant: t, id: id, name: name, owner: owner}
+		t.roles = append(t.roles, r)
+		l.roles[id] = r
 		return nil
 	})
-	flush()
+	for _, t := range l.tenants {
+		slices.SortFunc(t.roles, func(a, b *loadedRole) int { return cmp.Compare(a.name, b.name) })
+		for i, r := range t.roles {
+			r.index = i
+		}
+	}
 	return err
 }
 
@@ -266,20 +375,57 @@ func (l *loader) readRoles(query string, args ...any) error {
 // declare count as rows but grant nothing.
 func (l *loader) readRights(query string, args ...any) error {
 	var (
-		roleID, featureID, current int64
-		action                     sql.RawBytes
-		role                       *loadedRole
+		roleID, featureID int64
+		action            sql.RawBytes
+		role              *loadedRole // whose rows are being read
+		rights            = rightsFor(len(l.catalogue.all))
 	)
-	return l.each("role permissions", query, args, []any{&roleID, &featureID, &action}, func() error {
-		if roleID != current {
-			current, role = roleID, l.roles[roleID]
+	flush := func() {
+		if role != nil {
+			role.own = trim(rights)
+			clear(rights)
+		}
+	}
+	err := l.each("role permissions", query, args, []any{&roleID, &featureID, &action}, func() error {
+		if role == nil || role.id != roleID {
+			flush()
+			role = l.roles[roleID]
 		}
 		if role == nil {
 			return nil
 		}
-		role.tenant.stats.Rows++
+		role.tenant.rows++
 		if bit := l.catalogue.bit(featureID, action); bit >= 0 {
-			role.grant(bit)
+			setBit(rights, bit)
+		}
+		return nil
+	})
+	flush()
+	return err
+}
+
+func (l *loader) readWildcards(query string, args ...any) error {
+	var (
+		roleID           int64
+		product, feature sql.NullInt64
+		action           sql.NullString
+	)
+	return l.each("wildcards", query, args, []any{&roleID, &product, &feature, &action}, func() error {
+		role := l.roles[roleID]
+		p, ok := l.catalogue.pattern(product, feature, action)
+		if role != nil && ok {
+			role.wildcards = append(role.wildcards, p)
+		}
+		return nil
+	})
+}
+
+func (l *loader) readParents(query string, args ...any) error {
+	var roleID, parentID int64
+	return l.each("parents of roles", query, args, []any{&roleID, &parentID}, func() error {
+		role, parent := l.roles[roleID], l.roles[parentID]
+		if role != nil && parent != nil && role.tenant == parent.tenant {
+			role.parents = append(role.parents, parent)
 		}
 		return nil
 	})
@@ -287,13 +433,14 @@ func (l *loader) readRights(query string, args ...any) error {
 
 func (l *loader) readDisabled() error {
 	var id string
+	l.disabled = map[string]struct{}{}
 	return l.each("disabled users", selectDisabled, nil, []any{&id}, func() error {
 		l.disabled[id] = struct{}{}
 		return nil
 	})
 }
 
-// readMembers gives every tenant its members. The rows come tenant by tenant.
+// readMembers gives every tenant its members.
 func (l *loader) readMembers(query string, args ...any) error {
 	var (
 		tenantID, roleID, current int64
@@ -301,8 +448,8 @@ func (l *loader) readMembers(query string, args ...any) error {
 	)
 	flush := func() {
 		if t := l.tenants[current]; t != nil {
-			t.stats.Members = len(l.members.entries)
-			t.members = l.members.build(l.seed)
+			t.count = len(l.members.entries)
+			t.members = l.buildMembers(current)
 		}
 	}
 	err := l.each("memberships", query, args, []any{&tenantID, &userID, &roleID}, func() error {
@@ -310,11 +457,9 @@ func (l *loader) readMembers(query string, args ...any) error {
 			flush()
 			current = tenantID
 		}
-		if _, ok := l.disabled[string(userID)]; ok {
-			return nil
-		}
 		role := l.roles[roleID]
-		if role == nil || role.tenant != l.tenants[tenantID] {
+		_, disabled := l.disabled[string(userID)]
+		if disabled || role == nil || role.tenant != l.tenants[tenantID] {
 			return nil
 		}
 		return l.members.add(userID, uint32(role.index))
@@ -323,36 +468,14 @@ func (l *loader) readMembers(query string, args ...any) error {
 	return err
 }
 
-// finish gives the tenants their roles' rights. Tenants with the same roles
-// share them: most have the same few.
-func (l *loader) finish() {
-	for _, r := range l.roles {
-		r.tenant.stride = max(r.tenant.stride, len(r.rights))
-	}
-	for _, r := range l.roles {
-		t := r.tenant
-		if t.rights == nil {
-			t.rights = make([]uint64, len(t.names)*t.stride)
+// buildMembers makes a table of the members that were read, or returns the one
+// that the tenant had before if it has the same.
+func (l *loader) buildMembers(id int64) members {
+	if l.old != nil {
+		if old := l.old.tenants.find(id); old != nil && l.members.equals(&old.members, old.stats.Members, l.seed) {
+			l.members.reset()
+			return old.members
 		}
-		copy(t.rights[r.index*t.stride:], r.rights)
 	}
-	rights, names := map[uint64][]uint64{}, map[uint64][]string{}
-	for _, t := range l.tenants {
-		t.rights = share(rights, t.rights, l.seed)
-		t.names = share(names, t.names, l.seed)
-	}
-}
-
-// share returns an earlier slice that equals s, or s itself.
-func share[E comparable](known map[uint64][]E, s []E, seed maphash.Seed) []E {
-	var hash maphash.Hash
-	hash.SetSeed(seed)
-	for _, e := range s {
-		maphash.WriteComparable(&hash, e)
-	}
-	if same, ok := known[hash.Sum64()]; ok && slices.Equal(same, s) {
-		return same
-	}
-	known[hash.Sum64()] = s
-	return s
+	return l.members.build(l.seed)
 }

@@ -76,15 +76,31 @@ type Decision struct {
 	// Reason says why.
 	Reason Reason
 
-	role *string // is read only when asked for: most callers need no name
+	// What was looked at is kept as it is: most callers need no names.
+	tenant    *tenant
+	catalogue *catalogue
+	role, bit int32
 }
 
 // Role returns the name of the role that decided, empty if none did.
 func (d Decision) Role() string {
-	if d.role == nil {
+	if d.tenant == nil {
 		return ""
 	}
-	return *d.role
+	return d.tenant.roles.list[d.role].name
+}
+
+// Rule returns in one line what allowed, for logs: the role, the roles it
+// inherits from down to the one that holds the permission, and what that one
+// holds it by, such as "Editor: abc/reports/read", "Manager > Editor: abc/*/*"
+// or "Owner: owner". It is empty if nothing allowed.
+func (d Decision) Rule() string { return rule(d.trace()) }
+
+func (d Decision) trace() (path []string, row string) {
+	if !d.Allowed || d.tenant == nil {
+		return nil, ""
+	}
+	return d.tenant.roles.trace(int(d.role), int(d.bit), d.catalogue)
 }
 
 // ValidName reports whether s may name a product, a feature or an action: 1 to

@@ -1,6 +1,10 @@
 package permission
 
-import "hash/maphash"
+import (
+	"hash/maphash"
+
+	"github.com/tenantgate/tenantgate/internal/identity"
+)
 
 // Snapshot is the permission table at one moment. It is immutable and safe for
 // concurrent use; snapshots share the tenants that did not change.
@@ -10,6 +14,7 @@ type Snapshot struct {
 	seed      maphash.Seed // of the members' hashes
 	version   version
 	stats     Stats
+	whole     bool // everything was read for it, not only what had changed
 }
 
 // Stats counts what a snapshot holds.
@@ -17,69 +22,66 @@ type Stats struct {
 	// Tenants, Members and Rows are the numbers of tenants, of their active
 	// members, and of rows in role_feature_permissions.
 	Tenants, Members, Rows int
+	// Bytes is about how much memory the snapshot takes.
+	Bytes int
 }
 
 // tenant is one tenant's part of the table. What a decision reads stands first
 // and close together: at a million rows, time is misses of the cache.
 type tenant struct {
 	members   members
-	rights    []uint64 // per role `stride` words, one bit per permission of the catalogue
-	stride    int
+	roles     roles
 	suspended bool
-	names     []string // of the roles, sorted
+	seal      *identity.Seal // tells this tenant at this time from all others
+	ids       []int64        // of the roles
+	roleBytes int            // of the roles, without what other tenants have too
 	stats     Stats
 }
 
-func (t *tenant) has(role, bit int) bool {
-	word := bit >> 6
-	return word < t.stride && t.rights[role*t.stride+word]&(1<<(bit&63)) != 0
+// allows is how most decisions end, small enough to be part of each of them;
+// decide is what follows if it is false.
+func (t *tenant) allows(role, bit int) bool { return !t.suspended && t.roles.hasWord(role, bit) }
+
+func (s *Snapshot) allowed(t *tenant, role, bit int) Decision {
+	return Decision{Allowed: true, Reason: Allowed, tenant: t, catalogue: s.catalogue, role: int32(role), bit: int32(bit)}
 }
 
-// role returns the index of the role with the given name, or -1.
-func (t *tenant) role(name string) int {
-	low, high := 0, len(t.names)
-	for low < high {
-		middle := int(uint(low+high) >> 1)
-		if t.names[middle] < name {
-			low = middle + 1
-		} else {
-			high = middle
-		}
-	}
-	if low == len(t.names) || t.names[low] != name {
-		return -1
-	}
-	return low
-}
-
-func (t *tenant) decide(role, bit int) Decision {
+func (s *Snapshot) decide(t *tenant, role, bit int) Decision {
+	d := Decision{Reason: RoleLacksAction, tenant: t, catalogue: s.catalogue, role: int32(role), bit: int32(bit)}
 	switch {
 	case t.suspended:
-		return Decision{Reason: TenantSuspended, role: &t.names[role]}
-	case !t.has(role, bit):
-		return Decision{Reason: RoleLacksAction, role: &t.names[role]}
+		d.Reason = TenantSuspended
+	case hasBit(t.roles.full, role) && hasBit(s.catalogue.full, bit):
+		d.Allowed, d.Reason = true, Allowed
 	}
-	return Decision{Allowed: true, Reason: Allowed, role: &t.names[role]}
+	return d
 }
 
 // Seq returns the number of the newest change that the snapshot holds.
 func (s *Snapshot) Seq() int64 { return s.version.seq }
 
 // Stats counts what the snapshot holds.
-func (s *Snapshot) Stats() Stats { return s.stats }
+func (s *Snapshot) Stats() Stats {
+	stats := s.stats
+	stats.Bytes += s.tenants.bytes() + s.catalogue.bytes()
+	return stats
+}
 
 // Decide answers whether a user may use a permission in a tenant, by the role
 // that the table gives the user there. tenantID is the tenant's id in decimal.
 func (s *Snapshot) Decide(tenantID, userID string, ref *Ref) Decision {
 	t, bit, reason := s.find(tenantID, ref)
-	if reason != "" {
+	if t == nil {
 		return Decision{Reason: reason}
 	}
 	role, ok := t.members.find(userID, s.seed)
 	if !ok {
 		return Decision{Reason: NotAMember}
 	}
-	return t.decide(int(role), bit)
+	if t.allows(int(role), bit) {
+		return s.allowed(t, int(role), bit)
+	}
+	return s.decide(t, int(role), bit)
 }
 
 // DecideRoles answers whether someone with the given roles may use a
@@ -88,20 +90,23 @@ func (s *Snapshot) Decide(tenantID, userID string, ref *Ref) Decision {
 // that the claims were made for this very tenant.
 func (s *Snapshot) DecideRoles(tenantID string, roles []string, ref *Ref) Decision {
 	t, bit, reason := s.find(tenantID, ref)
-	if reason != "" {
+	if t == nil {
 		return Decision{Reason: reason}
 	}
 	result := Decision{Reason: NotAMember}
 	for _, name := range roles {
-		role := t.role(name)
+		role := t.roles.index(name)
 		if role < 0 {
 			continue
 		}
-		d := t.decide(role, bit)
+		if t.allows(role, bit) {
+			return s.allowed(t, role, bit)
+		}
+		d := s.decide(t, role, bit)
 		if d.Allowed {
 			return d
 		}
-		if result.role == nil {
+		if result.tenant == nil {
 			result = d
 		}
 	}
@@ -118,14 +123,19 @@ func (s *Snapshot) find(tenantID string, ref *Ref) (*tenant, int, Reason) {
 		return nil, 0, reason
 	}
 	id, ok := parseTenant(tenantID)
+	if t := s.tenants.find(id); ok && t != nil {
+		return t, bit, ""
+	}
+	return nil, 0, UnknownTenant
+}
+
+// tenant returns the tenant with the given id, or nil.
+func (s *Snapshot) tenant(tenantID string) *tenant {
+	id, ok := parseTenant(tenantID)
 	if !ok {
-		return nil, 0, UnknownTenant
+		return nil
 	}
-	t := s.tenants.find(id)
-	if t == nil {
-		return nil, 0, UnknownTenant
-	}
-	return t, bit, ""
+	return s.tenants.find(id)
 }
 
 // parseTenant reads a tenant's id. There is one spelling of each, so that "1"
@@ -149,21 +159,23 @@ func parseTenant(s string) (int64, bool) {
 // replace those of s; nil removes one. All others are shared.
 func (s *Snapshot) with(v version, changed map[int64]*tenant) *Snapshot {
 	next := &Snapshot{catalogue: s.catalogue, seed: s.seed, version: v, stats: s.stats}
-	next.tenants = newTenants(s.stats.Tenants + len(changed))
+	for id, t := range changed {
+		if old := s.tenants.find(id); old != nil {
+			next.stats.add(old.stats, -1)
+		}
+		if t != nil {
+			next.stats.add(t.stats, 1)
+		}
+	}
+	next.tenants = newTenants(next.stats.Tenants)
 	for _, slot := range s.tenants {
-		if slot.tenant == nil {
-			continue
+		if _, ok := changed[slot.id]; slot.tenant != nil && !ok {
+			next.tenants.add(slot.id, slot.tenant)
 		}
-		if _, ok := changed[slot.id]; ok {
-			next.stats.add(slot.tenant.stats, -1)
-			continue
-		}
-		next.tenants.add(slot.id, slot.tenant)
 	}
 	for id, t := range changed {
 		if t != nil {
 			next.tenants.add(id, t)
-			next.stats.add(t.stats, 1)
 		}
 	}
 	return next
@@ -173,4 +185,5 @@ func (s *Stats) add(other Stats, sign int) {
 	s.Tenants += sign * other.Tenants
 	s.Members += sign * other.Members
 	s.Rows += sign * other.Rows
+	s.Bytes += sign * other.Bytes
 }

@@ -12,7 +12,11 @@ import (
 
 func TestDecideByTheTable(t *testing.T) {
 	t.Parallel()
-	s := load(t, demoStore(t), nil)
+	eachDemo(t, testDecideByTheTable)
+}
+
+func testDecideByTheTable(t *testing.T, db store) {
+	s := load(t, db, nil)
 	for name, c := range map[string]struct {
 		tenant, user string
 		permission   permission.Permission
@@ -43,7 +47,7 @@ func TestDecideByTheTable(t *testing.T) {
 	} {
 		require.Equal(t, c.want, show(s.Decide(c.tenant, c.user, s.Resolve(c.permission))), name)
 	}
-	require.Equal(t, permission.Stats{Tenants: 3, Members: 6, Rows: 29}, s.Stats())
+	require.Equal(t, permission.Stats{Tenants: 3, Members: 6, Rows: 29}, counts(s))
 	require.Equal(t, int64(1), s.Seq())
 }
 
@@ -74,7 +78,10 @@ func TestDecideByClaimedRoles(t *testing.T) {
 // after: decisions with it are right all the same.
 func TestDecideWithAReferenceOfAnotherCatalogue(t *testing.T) {
 	t.Parallel()
-	db := demoStore(t)
+	eachDemo(t, testDecideWithAReferenceOfAnotherCatalogue)
+}
+
+func testDecideWithAReferenceOfAnotherCatalogue(t *testing.T, db store) {
 	before := load(t, db, nil)
 	old := before.Resolve(perm("abc", "reports", "write"))
 	gone := before.Resolve(perm("abc", "dashboard", "read"))
@@ -99,7 +106,10 @@ func TestDecideWithAReferenceOfAnotherCatalogue(t *testing.T) {
 
 func TestLoadReadsOnlyWhatChanged(t *testing.T) {
 	t.Parallel()
-	db := demoStore(t)
+	eachDemo(t, testLoadReadsOnlyWhatChanged)
+}
+
+func testLoadReadsOnlyWhatChanged(t *testing.T, db store) {
 	first := load(t, db, nil)
 	require.Same(t, first, load(t, db, first), "nothing changed")
 
@@ -129,35 +139,35 @@ func TestLoadReadsOnlyWhatChanged(t *testing.T) {
 func TestLoadReadsEverythingWhenTheChangesDoNotFollowOn(t *testing.T) {
 	t.Parallel()
 	revoke := `DELETE FROM role_feature_permissions WHERE action = 'write'`
-	for name, statements := range map[string][]string{
-		"rows were pruned":        {revoke, `INSERT INTO permission_changes (tenant_id, changed_at) VALUES (1, 5)`, `DELETE FROM permission_changes WHERE seq < (SELECT max(seq) FROM permission_changes)`},
+	next := `INSERT INTO permission_changes (seq, tenant_id, changed_at) SELECT MAX(seq) + 1, 1, 5 FROM permission_changes`
+	cases := map[string][]string{
+		"rows were pruned":        {revoke, next, `DELETE FROM permission_changes WHERE seq < (SELECT MAX(seq) FROM permission_changes)`},
 		"a number is missing":     {revoke, `INSERT INTO permission_changes (seq, tenant_id, changed_at) VALUES (99, 1, 5)`},
 		"the numbers went back":   {revoke, `DELETE FROM permission_changes`},
-		"it is another history":   {revoke, `UPDATE permission_changes SET changed_at = 77`, `INSERT INTO permission_changes (tenant_id, changed_at) VALUES (1, 5)`},
+		"it is another history":   {revoke, `UPDATE permission_changes SET changed_at = 77`, next},
 		"same number, other time": {revoke, `UPDATE permission_changes SET changed_at = 77`},
-	} {
-		db := demoStore(t)
-		first := load(t, db, nil)
-		require.NoError(t, db.InTx(t.Context(), func(tx *database.Tx) error {
-			for _, statement := range statements {
-				if _, err := tx.Exec(statement); err != nil {
-					return err
-				}
-			}
-			return nil
-		}))
-		second := load(t, db, first)
-		ref := second.Resolve(perm("abc", "dashboard", "write"))
-		require.True(t, first.Decide("2", "gil", ref).Allowed, name)
-		require.False(t, second.Decide("2", "gil", ref).Allowed, name)
+	}
+	for name, statements := range cases {
+		t.Run(name, func(t *testing.T) {
+			eachDemo(t, func(t *testing.T, db store) {
+				first := load(t, db, nil)
+				db.write(t, statements, func(context.Context, *database.Tx) error { return nil })
+				second := load(t, db, first)
+				ref := second.Resolve(perm("abc", "dashboard", "write"))
+				require.True(t, first.Decide("2", "gil", ref).Allowed)
+				require.False(t, second.Decide("2", "gil", ref).Allowed)
+			})
+		})
 	}
 }
 
 func TestLoadOfAnEmptyTableDeniesEverything(t *testing.T) {
 	t.Parallel()
-	s := load(t, newStore(t), nil)
-	require.Equal(t, permission.Decision{Reason: permission.UnknownProduct}, s.Decide("1", "ann", s.Resolve(perm("abc", "dashboard", "read"))))
-	require.Equal(t, permission.Stats{}, s.Stats())
+	each(t, func(t *testing.T, db store) {
+		s := load(t, db, nil)
+		require.Equal(t, permission.Decision{Reason: permission.UnknownProduct}, s.Decide("1", "ann", s.Resolve(perm("abc", "dashboard", "read"))))
+		require.Equal(t, permission.Stats{}, counts(s))
+	})
 }
 
 func TestLoadEndsWithItsContext(t *testing.T) {

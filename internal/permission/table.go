@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -18,9 +19,13 @@ const (
 	// firstRetry is the wait after the first failure of the very first load;
 	// it doubles up to the poll interval.
 	firstRetry = 50 * time.Millisecond
-	// loadTimeout bounds one look at the database, so that a file system or a
-	// server that hangs is logged as lost.
+	// lookTimeout bounds one look at the change counter, so that a file system or
+	// a server that hangs is logged as lost, and loadTimeout reading what changed.
+	lookTimeout = 10 * time.Second
 	loadTimeout = time.Minute
+	// After reading, the table rests as long as that took, but not for longer
+	// than this: however fast changes come, half of the time is left to others.
+	maxRest = 5 * time.Second
 )
 
 // Settings are what may be changed while a [Table] runs.
@@ -43,6 +48,10 @@ type Table struct {
 
 	snapshot  atomic.Pointer[Snapshot]
 	confirmed atomic.Int64 // nanoseconds after epoch, 0 before the first load
+	loading   atomic.Int64 // nanoseconds that the last load took
+	whole     atomic.Int64 // loads that read everything
+	partial   atomic.Int64 // loads that read what had changed
+	failures  atomic.Int64
 
 	wake      chan struct{}
 	attempted chan struct{} // closed after the first attempt to load
@@ -52,6 +61,7 @@ type Table struct {
 
 	// The fields below belong to Run.
 	db      *database.DB
+	file    bool   // the database is a file that may be replaced
 	failure string // class of the failure that was logged, "" while all is well
 	expired bool   // the passing of MaxStale was logged
 }
@@ -66,7 +76,7 @@ func New(url string, settings Settings, c clock.Clock) (*Table, error) {
 		return nil, err
 	}
 	t := &Table{
-		db: db, clock: c, epoch: c.Now(),
+		db: db, file: strings.HasPrefix(url, "sqlite://"), clock: c, epoch: c.Now(),
 		wake: make(chan struct{}, 1), attempted: make(chan struct{}),
 		subscribers: map[*subscriber]struct{}{},
 	}
@@ -119,6 +129,33 @@ func (t *Table) Age() (age time.Duration, ok bool) {
 	return t.clock.Now().Sub(t.epoch) - time.Duration(confirmed), true
 }
 
+// Info says how a table is doing, for metrics.
+type Info struct {
+	// Loaded tells whether there is a snapshot; without one, Stats, Seq and Age are zero.
+	Loaded bool
+	// Seq and Stats are the snapshot's, Age is [Table.Age].
+	Seq   int64
+	Stats Stats
+	Age   time.Duration
+	// LastLoad is how long reading took when something had changed last.
+	LastLoad time.Duration
+	// FullLoads and PartialLoads count the loads that read everything and those
+	// that read what had changed, Failures the looks at the database that failed.
+	FullLoads, PartialLoads, Failures int64
+}
+
+// Info says how the table is doing.
+func (t *Table) Info() Info {
+	info := Info{
+		LastLoad: time.Duration(t.loading.Load()), FullLoads: t.whole.Load(), PartialLoads: t.partial.Load(), Failures: t.failures.Load(),
+	}
+	if s := t.snapshot.Load(); s != nil {
+		info.Loaded, info.Seq, info.Stats = true, s.Seq(), s.Stats()
+		info.Age, _ = t.Age()
+	}
+	return info
+}
+
 // Refresh makes Run look for changes now instead of at the next poll.
 func (t *Table) Refresh() {
 	select {
@@ -154,6 +191,9 @@ func (t *Table) Subscribe(notify func(*Snapshot)) (cancel func()) {
 // missing, locked or of another schema leaves the last snapshot in place. Call
 // it once.
 func (t *Table) Run(ctx context.Context) {
+	var listening sync.WaitGroup
+	defer listening.Wait()
+	listening.Go(func() { t.listen(ctx) })
 	retry := firstRetry
 	for ctx.Err() == nil {
 		before, began := t.snapshot.Load(), t.clock.Now()
@@ -161,54 +201,96 @@ func (t *Table) Run(ctx context.Context) {
 		if ctx.Err() != nil {
 			return
 		}
-		t.report(ctx, before, t.clock.Now().Sub(began), err)
+		took := t.clock.Now().Sub(began)
+		t.report(ctx, before, took, err)
 		select {
 		case <-t.attempted:
 		default:
 			close(t.attempted)
 		}
 		wait := t.settings.Load().Poll
+		rest := min(took, maxRest)
+		if err != nil {
+			rest = min(took, wait)
+		}
 		if t.snapshot.Load() == nil {
 			wait = min(wait, retry)
 			retry = 2 * wait
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-		case <-timer.C:
-		case <-t.wake:
-		}
-		timer.Stop()
+		t.wait(ctx, rest, wait)
+	}
+}
+
+// wait returns when the time to poll has come or somebody calls Refresh, but
+// not before rest has passed, or when ctx ends.
+func (t *Table) wait(ctx context.Context, rest, poll time.Duration) {
+	if !sleep(ctx, rest) {
+		return
+	}
+	timer := time.NewTimer(poll - rest)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+	case <-timer.C:
+	case <-t.wake:
 	}
 }
 
 // refresh takes over what changed in the database. What it saw is current as
 // of began, the time before it looked.
 func (t *Table) refresh(ctx context.Context, began time.Time) error {
-	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
-	defer cancel()
-	// No connection stays open until the next look: it would go on reading a
-	// file that was deleted or replaced, and keep SQLite from removing the
-	// write-ahead log, which would then be applied to the new file.
 	pool := t.db.Reader()
 	pool.SetMaxIdleConns(1)
-	defer pool.SetMaxIdleConns(-1)
+	if t.file {
+		// No connection stays open until the next look: it would go on reading a
+		// file that was deleted or replaced, and keep SQLite from removing the
+		// write-ahead log, which would then be applied to the new file.
+		defer pool.SetMaxIdleConns(-1)
+	}
+	old := t.snapshot.Load()
+	current, err := t.look(ctx, old)
+	if err == nil && !current {
+		err = t.load(ctx, old)
+	}
+	if err != nil {
+		t.failures.Add(1)
+		return err
+	}
+	t.confirmed.Store(max(1, int64(began.Sub(t.epoch))))
+	return nil
+}
+
+// look reports whether the database still holds what old does.
+func (t *Table) look(ctx context.Context, old *Snapshot) (current bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
+	defer cancel()
+	if err := t.db.CheckSchema(ctx); err != nil || old == nil {
+		return false, err
+	}
+	v, err := newest(ctx, t.db.Reader())
+	return v == old.version, err
+}
+
+// load reads what changed after old.
+func (t *Table) load(ctx context.Context, old *Snapshot) error {
+	ctx, cancel := context.WithTimeout(ctx, loadTimeout)
+	defer cancel()
+	began := t.clock.Now()
+	next, err := Load(ctx, t.db, old)
+	if err != nil || next == old {
+		return err
+	}
+	// The schema may have changed between the first check and the load.
 	if err := t.db.CheckSchema(ctx); err != nil {
 		return err
 	}
-	old := t.snapshot.Load()
-	next, err := Load(ctx, t.db, old)
-	if err != nil {
-		return err
+	t.loading.Store(int64(t.clock.Now().Sub(began)))
+	if next.whole {
+		t.whole.Add(1)
+	} else {
+		t.partial.Add(1)
 	}
-	if next != old {
-		// The schema may have changed between the first check and the load.
-		if err := t.db.CheckSchema(ctx); err != nil {
-			return err
-		}
-		t.publish(old, next)
-	}
-	t.confirmed.Store(max(1, int64(began.Sub(t.epoch))))
+	t.publish(old, next)
 	return nil
 }
 

@@ -53,6 +53,13 @@ func (l *logBuffer) take(t *testing.T) []string {
 	return lines
 }
 
+// peek returns what was logged so far.
+func (l *logBuffer) peek() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
 func (l *logBuffer) logger() *slog.Logger {
 	return slog.New(slog.NewJSONHandler(l, &slog.HandlerOptions{Level: slog.LevelInfo}))
 }
@@ -87,15 +94,23 @@ func TestNewRefusesWhatIsNoDatabase(t *testing.T) {
 	require.ErrorContains(t, err, "sqlite://PATH")
 }
 
+func TestATableThatNeverRanHasNoSnapshot(t *testing.T) {
+	t.Parallel()
+	table, err := permission.New(demoStore(t).url, permission.Settings{}, clock.System{})
+	require.NoError(t, err)
+	require.Nil(t, table.Snapshot())
+	_, ok := table.Age()
+	require.False(t, ok)
+	require.Equal(t, permission.Info{}, table.Info())
+	require.NoError(t, table.Close())
+}
+
 func TestTableFollowsChangesWithinAPoll(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		db := demoStore(t)
 		var log logBuffer
 		table := run(t, db.url, permission.Settings{Poll: poll, Logger: log.logger()})
-		require.Nil(t, table.Snapshot())
-		_, ok := table.Age()
-		require.False(t, ok)
 		<-table.Attempted()
 		require.True(t, allowed(table, "1", "ann", "write"))
 
@@ -107,6 +122,11 @@ func TestTableFollowsChangesWithinAPoll(t *testing.T) {
 		age, ok := table.Age()
 		require.True(t, ok)
 		require.LessOrEqual(t, age, poll)
+		info := table.Info()
+		require.Equal(t, table.Snapshot().Stats(), info.Stats)
+		require.Positive(t, info.Stats.Bytes)
+		info.Stats, info.Age, info.LastLoad = permission.Stats{}, 0, 0
+		require.Equal(t, permission.Info{Loaded: true, Seq: 2, FullLoads: 1, PartialLoads: 1}, info)
 
 		time.Sleep(20 * poll)
 		require.Equal(t, []string{"INFO permission table loaded"}, log.take(t))
@@ -255,7 +275,7 @@ func TestTableKeepsTheLastSnapshotOfASchemaItKnows(t *testing.T) {
 		table := run(t, db.url, permission.Settings{Poll: poll, Logger: log.logger()})
 		<-table.Attempted()
 		db.change(t, []string{
-			`INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, 1)`,
+			`INSERT INTO goose_db_version (version_id, is_applied) VALUES (9999, TRUE)`,
 			`DELETE FROM role_feature_permissions`,
 		})
 		time.Sleep(10 * poll)

@@ -1,5 +1,7 @@
 package permission
 
+import "unsafe"
+
 // tenants maps ids to tenants. It is an open-addressing hash table like
 // members; a free slot has no tenant.
 type tenants []tenantSlot
@@ -21,10 +23,15 @@ func (t tenants) find(id int64) *tenant {
 	if len(t) == 0 {
 		return nil
 	}
+	return t[t.index(id)].tenant
+}
+
+// index returns the slot of the tenant with the given id, or the free one where
+// it would be. The table must not be empty.
+func (t tenants) index(id int64) int {
 	for i := t.slotOf(id); ; {
-		s := &t[i]
-		if s.tenant == nil || s.id == id {
-			return s.tenant
+		if s := &t[i]; s.tenant == nil || s.id == id {
+			return i
 		}
 		if i++; i == len(t) {
 			i = 0
@@ -33,12 +40,7 @@ func (t tenants) find(id int64) *tenant {
 }
 
 // add takes a tenant whose id is not there yet.
-func (t tenants) add(id int64, new *tenant) {
-	i := t.slotOf(id)
-	for t[i].tenant != nil {
-		if i++; i == len(t) {
-			i = 0
-		}
-	}
-	t[i] = tenantSlot{id, new}
-}
+func (t tenants) add(id int64, new *tenant) { t[t.index(id)] = tenantSlot{id, new} }
+
+// bytes returns how much memory the table takes, without the tenants.
+func (t tenants) bytes() int { return len(t) * int(unsafe.Sizeof(tenantSlot{})) }
