@@ -1,7 +1,10 @@
 package gateway
 
 import (
+	"errors"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/caddyserver/caddy/v2"
 	"github.com/caddyserver/caddy/v2/caddyconfig"
@@ -27,12 +30,13 @@ func parseGlobalOption(d *caddyfile.Dispenser, existing any) (any, error) {
 // UnmarshalCaddyfile sets up the app from Caddyfile tokens. Syntax:
 //
 //	tenantgate {
-//		database  sqlite://<path>
+//		database  sqlite://<path> | postgres://<user>:<password>@<host>/<name>
 //		redis     <url>
 //		namespace <name>
 //		permissions {
-//			poll      <duration>
-//			max_stale <duration>
+//			poll        <duration>
+//			max_stale   <duration>
+//			log_allowed <ratio>
 //		}
 //	}
 //
@@ -61,7 +65,7 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 func (a *App) unmarshalOption(d *caddyfile.Dispenser, name string) error {
 	switch name {
 	case "database":
-		if err := unmarshalValue(d, name, "sqlite://<path>", &a.Database); err != nil {
+		if err := unmarshalValue(d, name, "sqlite://<path> or postgres://<user>:<password>@<host>/<name>", &a.Database); err != nil {
 			return err
 		}
 		return validateLiteral(d, a.Database, validateDatabase)
@@ -128,32 +132,68 @@ func (a *App) unmarshalPermissions(d *caddyfile.Dispenser) error {
 			return d.Errf("%s is given twice", name)
 		}
 		seen[name] = true
-		var target *caddy.Duration
-		switch name {
-		case "poll":
-			target = &a.Permissions.Poll
-		case "max_stale":
-			target = &a.Permissions.MaxStale
-		default:
-			return d.Errf("unknown option %q of permissions, want poll or max_stale", name)
-		}
-		var text string
-		if err := unmarshalValue(d, name, "a duration such as "+permission.DefaultPoll.String(), &text); err != nil {
+		if err := a.Permissions.unmarshalOption(d, name); err != nil {
 			return err
 		}
-		duration, err := caddy.ParseDuration(text)
-		if err != nil || duration < 0 {
-			return d.Errf("%s is %q, want a duration such as %v", name, text, permission.DefaultPoll)
-		}
-		if name == "poll" && duration < minPoll {
-			return d.Errf("poll is %q, want at least %v", text, minPoll)
-		}
-		*target = caddy.Duration(duration)
 	}
 	if err := a.Permissions.validate(); err != nil {
 		return d.WrapErr(err)
 	}
 	return nil
+}
+
+func (p *Permissions) unmarshalOption(d *caddyfile.Dispenser, name string) error {
+	switch name {
+	case "poll":
+		return unmarshalDuration(d, name, minPoll, &p.Poll)
+	case "max_stale":
+		return unmarshalDuration(d, name, 0, &p.MaxStale)
+	case "log_allowed":
+		var text string
+		if err := unmarshalValue(d, name, "a share such as 0.01 or 1%", &text); err != nil {
+			return err
+		}
+		share, err := parseShare(text)
+		if err != nil {
+			return d.Errf("log_allowed is %q, want a share from 0 to 1 or 0%% to 100%%", text)
+		}
+		p.LogAllowed = share
+		return nil
+	}
+	return d.Errf("unknown option %q of permissions, want poll, max_stale or log_allowed", name)
+}
+
+// unmarshalDuration reads the one argument of an option, a duration that is not
+// below least.
+func unmarshalDuration(d *caddyfile.Dispenser, name string, least time.Duration, target *caddy.Duration) error {
+	var text string
+	if err := unmarshalValue(d, name, "a duration such as "+permission.DefaultPoll.String(), &text); err != nil {
+		return err
+	}
+	duration, err := caddy.ParseDuration(text)
+	if err != nil || duration < 0 {
+		return d.Errf("%s is %q, want a duration such as %v", name, text, permission.DefaultPoll)
+	}
+	if duration < least {
+		return d.Errf("%s is %q, want at least %v", name, text, least)
+	}
+	*target = caddy.Duration(duration)
+	return nil
+}
+
+var errShare = errors.New("no share")
+
+// parseShare reads a share from 0 to 1, or from 0% to 100%.
+func parseShare(text string) (float64, error) {
+	number, percent := strings.CutSuffix(text, "%")
+	share, err := strconv.ParseFloat(number, 64)
+	if percent {
+		share /= 100
+	}
+	if err != nil || !(share >= 0 && share <= 1) {
+		return 0, errShare
+	}
+	return share, nil
 }
 
 var _ caddyfile.Unmarshaler = (*App)(nil)

@@ -18,6 +18,7 @@ import (
 const (
 	principalVar = "tenantgate.principal"
 	traceVar     = "tenantgate.trace"
+	inquiryVar   = "tenantgate.inquiry"
 )
 
 // SetPrincipal records who the request speaks for. Only jwt_auth calls it, and
@@ -41,4 +42,26 @@ func SetTrace(ctx context.Context, t *tracecontext.Trace) {
 func Trace(ctx context.Context) *tracecontext.Trace {
 	t, _ := caddyhttp.GetVar(ctx, traceVar).(*tracecontext.Trace)
 	return t
+}
+
+// Inquiry is a request that another proxy asks about. It is answered, never
+// forwarded.
+type Inquiry struct {
+	// Passed says that a check_permission let the request through.
+	Passed bool
+	// Permission is what the request was found to have, product/feature/action;
+	// empty if the last check_permission was in shadow mode and found nothing.
+	Permission string
+}
+
+// SetInquiry says that the request is one that another proxy asks about. Only
+// authorize calls it.
+func SetInquiry(ctx context.Context, i *Inquiry) {
+	caddyhttp.SetVar(ctx, inquiryVar, i)
+}
+
+// AskedAbout returns the inquiry, or nil for a request that is to be forwarded.
+func AskedAbout(ctx context.Context) *Inquiry {
+	i, _ := caddyhttp.GetVar(ctx, inquiryVar).(*Inquiry)
+	return i
 }

@@ -42,16 +42,18 @@ func init() {
 // reload.
 type App struct {
 	// Database holds tenants, users and the permission table: sqlite://PATH, the
-	// path relative to the working directory or absolute. Placeholders such as
-	// {env.DATABASE} and {file./run/secrets/database} are replaced once, at start.
-	// The schema must be there (`backends migrate`). Needed by `check_permission`.
+	// path relative to the working directory or absolute, or
+	// postgres://USER:PASSWORD@HOST/NAME. Placeholders such as {env.DATABASE} and
+	// {file./run/secrets/database} are replaced once, at start. The schema must be
+	// there (`backends migrate`). Needed by `check_permission` and its kin.
 	Database string `json:"database,omitempty"`
 
-	// Redis is where gateways share the states of their breakers, as a URL that
-	// begins with redis://, rediss://, unix://, redis+sentinel://, redis+cluster://,
-	// rediss+sentinel:// or rediss+cluster://. Placeholders are replaced once, at
-	// start; if nothing is left, there is none. A Redis that is away never fails a
-	// start, a reload or a request. Default: none, each gateway decides by itself.
+	// Redis is where gateways share the states of their breakers and hear at once
+	// that the permission table changed, as a URL that begins with redis://,
+	// rediss://, unix://, redis+sentinel://, redis+cluster://, rediss+sentinel:// or
+	// rediss+cluster://. Placeholders are replaced once, at start; if nothing is
+	// left, there is none. A Redis that is away never fails a start, a reload or a
+	// request. Default: none, each gateway decides by itself.
 	Redis string `json:"redis,omitempty"`
 
 	// Namespace sets apart several gateways that share stores: letters, digits,
@@ -59,18 +61,20 @@ type App struct {
 	// Default: tenantgate.
 	Namespace string `json:"namespace,omitempty"`
 
-	// Permissions says how the permission table is kept current.
+	// Permissions says how the permission table is kept current, and what is
+	// logged of decisions by it.
 	Permissions *Permissions `json:"permissions,omitempty"`
 
-	logger   *slog.Logger
-	redis    *redisclient.Options // nil: none
-	onStart  []func()             // from other modules' Provision
-	settings *permission.Settings
-	table    *sharedTable
-	key      tableKey // of table in the pool while this app holds it
+	logger  *slog.Logger
+	redis   *redisclient.Options // nil: none
+	onStart []func()             // from other modules' Provision
+	wish    *wish                // for the table
+	table   *sharedTable
+	key     tableKey // of table in the pool while this app holds it
 }
 
-// Permissions says how the permission table is kept current.
+// Permissions says how the permission table is kept current, and what is
+// logged of decisions by it.
 type Permissions struct {
 	// Poll is how often the change counter of the table is read; at least 10ms.
 	// A revoked right is refused at the latest this long after. Default: 500ms.
@@ -80,6 +84,10 @@ type Permissions struct {
 	// by the last table it read; then it answers 503. At least twice Poll.
 	// Default: 0, for ever.
 	MaxStale caddy.Duration `json:"max_stale,omitempty"`
+
+	// LogAllowed is the share of allowed decisions of `check_permission` that get
+	// a line in the log, from 0 to 1. Denials all do. Default: 0.
+	LogAllowed float64 `json:"log_allowed,omitempty"`
 }
 
 // CaddyModule returns the Caddy module information.
@@ -105,9 +113,6 @@ func (a *App) Provision(ctx caddy.Context) error {
 	a.logger = ctx.Slogger()
 	repl := caddy.NewReplacer()
 	var err error
-	if a.Database, err = repl.ReplaceOrErr(a.Database, true, true); err != nil {
-		return fmt.Errorf("database: %w", err)
-	}
 	if a.Namespace, err = repl.ReplaceOrErr(a.Namespace, true, true); err != nil {
 		return fmt.Errorf("namespace: %w", err)
 	}
@@ -117,18 +122,32 @@ func (a *App) Provision(ctx caddy.Context) error {
 	if a.Namespace == "" {
 		a.Namespace = defaultNamespace
 	}
-	a.settings = &permission.Settings{Logger: a.logger}
-	if a.Permissions != nil {
-		a.settings.Poll = time.Duration(a.Permissions.Poll)
-		a.settings.MaxStale = time.Duration(a.Permissions.MaxStale)
-	}
 	if a.Database == "" {
 		return nil
 	}
-	if a.table, a.key, err = acquireTable(a.Database); err != nil {
+	// What the URL becomes is kept nowhere: it may hold a password.
+	url, err := resolveURL(repl, a.Database)
+	if err == nil && url == "" {
+		err = errors.New("the URL is empty: a placeholder stands for nothing")
+	}
+	if err != nil {
 		return fmt.Errorf("database: %w", err)
 	}
-	return nil
+	if a.table, a.key, err = acquireTable(url); err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	a.wish = a.newWish()
+	return registerMetrics(ctx, a.table)
+}
+
+// newWish returns how this configuration wants the table kept.
+func (a *App) newWish() *wish {
+	w := &wish{settings: permission.Settings{Logger: a.logger}, redis: a.redis, namespace: a.Namespace, logger: a.logger}
+	if a.Permissions != nil {
+		w.settings.Poll = time.Duration(a.Permissions.Poll)
+		w.settings.MaxStale = time.Duration(a.Permissions.MaxStale)
+	}
+	return w
 }
 
 var validNamespace = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,64}$`)
@@ -148,21 +167,26 @@ func validateNamespace(s string) error {
 	return nil
 }
 
-// errRedisPlaceholder names no placeholder: it can be a piece of a password.
-var errRedisPlaceholder = errors.New("the URL holds a placeholder that is unknown, or names a file that is empty or cannot be read: " +
+// errPlaceholder names no placeholder: it can be a piece of a password.
+var errPlaceholder = errors.New("the URL holds a placeholder that is unknown, or names a file that is empty or cannot be read: " +
 	"write {env.NAME} or {file./path}, and a { of a password as %7B")
 
-// resolveRedis replaces the placeholders of the URL and reads it. What it
-// becomes is kept nowhere else, as it may hold a password. An empty variable
-// can mean that there is no Redis; a missing file cannot, because it would part
-// the gateways without a word.
-func (a *App) resolveRedis(repl *caddy.Replacer) (*redisclient.Options, error) {
-	url, err := repl.ReplaceFunc(a.Redis, func(name string, value any) (any, error) {
+// resolveURL replaces the placeholders of a URL. An empty variable can mean that
+// there is none; a missing file cannot, because it would part the gateways
+// without a word.
+func resolveURL(repl *caddy.Replacer, url string) (string, error) {
+	return repl.ReplaceFunc(url, func(name string, value any) (any, error) {
 		if value == nil || value == "" && strings.HasPrefix(name, "file.") {
-			return nil, errRedisPlaceholder
+			return nil, errPlaceholder
 		}
 		return value, nil
 	})
+}
+
+// resolveRedis replaces the placeholders of the URL and reads it. What it
+// becomes is kept nowhere else, as it may hold a password.
+func (a *App) resolveRedis(repl *caddy.Replacer) (*redisclient.Options, error) {
+	url, err := resolveURL(repl, a.Redis)
 	if err != nil {
 		return nil, fmt.Errorf("redis: %w", err)
 	}
@@ -202,6 +226,8 @@ func (p *Permissions) validate() error {
 		return fmt.Errorf("permissions: poll is %v, want at least %v", poll, minPoll)
 	case stale != 0 && stale < 2*poll:
 		return fmt.Errorf("permissions: max_stale is %v, want 0 or at least twice poll (%v)", stale, 2*poll)
+	case !(p.LogAllowed >= 0 && p.LogAllowed <= 1): // also what is no number
+		return fmt.Errorf("permissions: log_allowed is %v, want a share from 0 to 1", p.LogAllowed)
 	}
 	return nil
 }
@@ -215,7 +241,7 @@ func (a *App) Start() error {
 	if a.table == nil {
 		return nil
 	}
-	a.table.use(a.settings)
+	a.table.use(a.wish)
 	timer := time.NewTimer(firstLoad)
 	defer timer.Stop()
 	select {
@@ -230,7 +256,7 @@ func (a *App) Start() error {
 // holds the table keeps it running with its own.
 func (a *App) Stop() error {
 	if a.table != nil {
-		a.table.forget(a.settings)
+		a.table.forget(a.wish)
 	}
 	return nil
 }
@@ -261,7 +287,8 @@ func (a *App) RedisOptions() *redisclient.Options { return a.redis }
 func (a *App) OnStart(f func()) { a.onStart = append(a.onStart, f) }
 
 // errNoDatabase tells how to get a permission table.
-var errNoDatabase = errors.New(`no database is configured: add "database sqlite://<file>" to the global option "tenantgate"`)
+var errNoDatabase = errors.New(`no database is configured: add "database sqlite://<file>" or "database postgres://<user>:<password>@<host>/<name>" ` +
+	`to the global option "tenantgate"`)
 
 // PermissionTable returns the permission table, which is kept current while
 // the app runs, also over reloads. It is an error if no database is configured.
@@ -270,6 +297,14 @@ func (a *App) PermissionTable() (*permission.Table, error) {
 		return nil, errNoDatabase
 	}
 	return a.table.Table, nil
+}
+
+// LogAllowed returns the share of allowed decisions that get a line in the log.
+func (a *App) LogAllowed() float64 {
+	if a.Permissions == nil {
+		return 0
+	}
+	return a.Permissions.LogAllowed
 }
 
 var (

@@ -64,7 +64,8 @@ func TestAnUnconfiguredAppHasNoTable(t *testing.T) {
 	app := mustProvision(t, "")
 	require.Equal(t, "tenantgate", app.Namespace)
 	_, err := app.PermissionTable()
-	require.EqualError(t, err, `no database is configured: add "database sqlite://<file>" to the global option "tenantgate"`)
+	require.EqualError(t, err, `no database is configured: add "database sqlite://<file>" or "database postgres://<user>:<password>@<host>/<name>" `+
+		`to the global option "tenantgate"`)
 	require.NoError(t, app.Start())
 	require.NoError(t, app.Stop())
 }
@@ -73,9 +74,16 @@ func TestProvisionNamesWhatIsWrong(t *testing.T) {
 	t.Setenv("TENANTGATE_TEST_NAMESPACE", "no spaces")
 	t.Setenv("TENANTGATE_TEST_EMPTY", "")
 	for config, want := range map[string]string{
-		`{"database": "x.db"}`:                                          "database: the database must be given as sqlite://PATH",
+		`{"database": "x.db"}`:                                          "database: the database must be given as sqlite://PATH or postgres://",
 		`{"database": "{env.TENANTGATE_TEST_EMPTY}"}`:                   "database:",
 		`{"database": "{file./no/such/file}"}`:                          "database:",
+		`{"database": "postgres://u:hunter2@h:x/d"}`:                    "database: open database: the database's URL: invalid port",
+		`{"database": "postgres://u:hunter2%zz@h/d"}`:                   "database: open database: this is no URL of a PostgreSQL database",
+		`{"database": "postgres://u:hunter2{x}@h/d"}`:                   "database: the URL holds a placeholder that is unknown",
+		`{"database": "postgres://u:{file./no/such/hunter2}@h/d"}`:      "database: the URL holds a placeholder that is unknown",
+		`{"database": "mysql://u:hunter2@h/d"}`:                         "database: the database must be given as sqlite://PATH",
+		`{"permissions": {"log_allowed": 1.5}}`:                         "log_allowed is 1.5, want a share from 0 to 1",
+		`{"permissions": {"log_allowed": -1}}`:                          "log_allowed is -1, want a share from 0 to 1",
 		`{"namespace": "{env.TENANTGATE_TEST_NAMESPACE}"}`:              `namespace "no spaces" is not valid`,
 		`{"namespace": "{env.TENANTGATE_TEST_EMPTY}"}`:                  "namespace:",
 		`{"permissions": {"poll": "1ms"}}`:                              "poll is 1ms, want at least 10ms",

@@ -3,6 +3,7 @@ package gateway
 import (
 	"context"
 	"crypto/sha256"
+	"log/slog"
 	"slices"
 	"sync"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/permission"
+	"github.com/tenantgate/tenantgate/internal/redisclient"
 )
 
 // stopTimeout is how long the last user of a table waits for its end.
@@ -21,19 +23,30 @@ const stopTimeout = 2 * time.Second
 var tables = caddy.NewUsagePool()
 
 // tableKey is the hash of a database's URL, which may hold a password. How
-// often to poll is not part of it: a reload that changes it keeps the table.
+// often to poll and where Redis is are not part of it: a reload that changes
+// them keeps the table.
 type tableKey [sha256.Size]byte
+
+// wish is how one configuration wants the table kept.
+type wish struct {
+	settings  permission.Settings
+	redis     *redisclient.Options // where changes are announced; nil: nowhere
+	namespace string
+	logger    *slog.Logger
+}
 
 // sharedTable is a permission table that runs while any configuration uses it.
 type sharedTable struct {
 	*permission.Table
-	ctx    context.Context // the life of the pooled table, ended by Destruct
-	cancel context.CancelFunc
-	done   chan struct{} // closed when Run has returned
+	ctx     context.Context // the life of the pooled table, ended by Destruct
+	cancel  context.CancelFunc
+	running sync.WaitGroup
 
-	mu    sync.Mutex
-	users []*permission.Settings // of the configurations in use; the last one holds
-	runs  bool
+	mu     sync.Mutex
+	wishes []*wish // of the configurations in use; the last one holds
+	runs   bool
+	heard  *wish  // whose Redis is listened to, nil if none
+	deafen func() // ends the listening
 }
 
 func acquireTable(url string) (*sharedTable, tableKey, error) {
@@ -43,7 +56,7 @@ func acquireTable(url string) (*sharedTable, tableKey, error) {
 		if err != nil {
 			return nil, err
 		}
-		s := &sharedTable{Table: table, done: make(chan struct{})}
+		s := &sharedTable{Table: table}
 		s.ctx, s.cancel = context.WithCancel(context.Background())
 		return s, nil
 	})
@@ -53,50 +66,55 @@ func acquireTable(url string) (*sharedTable, tableKey, error) {
 	return value.(*sharedTable), key, nil
 }
 
-// use applies settings and starts the table if it does not run yet.
-func (s *sharedTable) use(settings *permission.Settings) {
+// use fulfils a wish and starts the table if it does not run yet.
+func (s *sharedTable) use(w *wish) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.users = append(s.users, settings)
-	s.Configure(*settings)
+	s.wishes = append(s.wishes, w)
+	s.fulfil(w)
 	if s.runs {
 		return
 	}
 	s.runs = true
-	go func() {
-		defer close(s.done)
-		s.Run(s.ctx)
-	}()
+	s.running.Go(func() { s.Run(s.ctx) })
 }
 
-// forget takes settings back. If they are the ones that hold, because a reload
-// failed half-way, those of the configuration before hold again.
-func (s *sharedTable) forget(settings *permission.Settings) {
+// forget takes a wish back. If it is the one that holds, because a reload
+// failed half-way, that of the configuration before holds again.
+func (s *sharedTable) forget(w *wish) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	i := slices.Index(s.users, settings)
+	i := slices.Index(s.wishes, w)
 	if i < 0 {
 		return
 	}
-	s.users = slices.Delete(s.users, i, i+1)
-	if i == len(s.users) && i > 0 {
-		s.Configure(*s.users[i-1])
+	s.wishes = slices.Delete(s.wishes, i, i+1)
+	switch {
+	case len(s.wishes) == 0:
+		s.listen(nil)
+	case i == len(s.wishes):
+		s.fulfil(s.wishes[i-1])
 	}
+}
+
+func (s *sharedTable) fulfil(w *wish) {
+	s.Configure(w.settings)
+	s.listen(w)
 }
 
 // Destruct stops the table. Its last snapshot stays for requests on their way.
 func (s *sharedTable) Destruct() error {
 	s.cancel()
-	s.mu.Lock()
-	runs := s.runs
-	s.mu.Unlock()
-	if runs {
-		timer := time.NewTimer(stopTimeout)
-		defer timer.Stop()
-		select {
-		case <-s.done:
-		case <-timer.C: // a hanging file system: leave it behind
-		}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		s.running.Wait()
+	}()
+	timer := time.NewTimer(stopTimeout)
+	defer timer.Stop()
+	select {
+	case <-done:
+	case <-timer.C: // a hanging file system: leave it behind
 	}
 	return s.Close()
 }

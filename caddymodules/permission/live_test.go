@@ -35,10 +35,13 @@ func init() {
 	caddy.RegisterModule(fakeAuth{})
 	caddy.RegisterModule(echo{})
 	httpcaddyfile.RegisterHandlerDirective("fake_auth", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) { return fakeAuth{}, nil })
+	caddy.RegisterModule(echoIdentity{})
+	httpcaddyfile.RegisterHandlerDirective("echo_identity", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) { return echoIdentity{}, nil })
 	httpcaddyfile.RegisterHandlerDirective("echo", func(httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) { return echo{}, nil })
 }
 
-// fakeAuth stands for jwt_auth: the header Test-User is "<user>@<tenant>".
+// fakeAuth stands for jwt_auth: the header Test-User is "<user>@<tenant>", and
+// Test-Roles are the claimed roles between "|".
 type fakeAuth struct{}
 
 func (fakeAuth) CaddyModule() caddy.ModuleInfo {
@@ -47,7 +50,11 @@ func (fakeAuth) CaddyModule() caddy.ModuleInfo {
 
 func (fakeAuth) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	if user, tenant, ok := strings.Cut(r.Header.Get("Test-User"), "@"); ok {
-		gateway.SetPrincipal(r.Context(), &identity.Principal{UserID: user, TenantID: tenant})
+		who := &identity.Principal{UserID: user, TenantID: tenant, Seat: new(identity.Seat)}
+		if roles := r.Header.Get("Test-Roles"); roles != "" {
+			who.Roles = strings.Split(roles, "|")
+		}
+		gateway.SetPrincipal(r.Context(), who)
 	}
 	return next.ServeHTTP(w, r)
 }
@@ -64,35 +71,77 @@ func (echo) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handle
 	return err
 }
 
+// echoIdentity stands for a backend: it answers with the headers that say who is
+// calling.
+type echoIdentity struct{}
+
+func (echoIdentity) CaddyModule() caddy.ModuleInfo {
+	return caddy.ModuleInfo{ID: "http.handlers.echo_identity", New: func() caddy.Module { return new(echoIdentity) }}
+}
+
+func (echoIdentity) ServeHTTP(w http.ResponseWriter, r *http.Request, _ caddyhttp.Handler) error {
+	for _, name := range identityHeaders {
+		w.Header()[name] = r.Header.Values(name)
+	}
+	w.WriteHeader(http.StatusOK)
+	return nil
+}
+
 // gate is a running Caddy.
 type gate struct {
-	url    string
-	log    string
-	listen string
+	url      string
+	log      string
+	listen   string
+	snippets string // of the Caddyfile
 }
 
 // startGate runs Caddy with the given database and directives behind
 // fake_auth. Only one Caddy runs in a process: such tests are not parallel.
 func startGate(t *testing.T, database, directives string) *gate {
 	t.Helper()
-	t.Setenv("XDG_DATA_HOME", t.TempDir())
-	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
-	g := &gate{log: filepath.Join(t.TempDir(), "caddy.log")}
-	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
+	g := newGate(t)
 	g.load(t, database, "poll 20ms", directives)
 	return g
+}
+
+// newGate makes room for a Caddy, which the test's end stops.
+func newGate(t *testing.T) *gate {
+	t.Helper()
+	t.Setenv("XDG_DATA_HOME", t.TempDir())
+	t.Setenv("XDG_CONFIG_HOME", t.TempDir())
+	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
+	return &gate{log: filepath.Join(t.TempDir(), "caddy.log")}
 }
 
 // load loads a configuration, the first or a further one.
 func (g *gate) load(t *testing.T, database, permissions, directives string) {
 	t.Helper()
 	require.NoError(t, g.tryLoad(t, database, permissions, directives))
+	g.find(t)
+}
+
+// loadSite is load with all of a site's directives.
+func (g *gate) loadSite(t *testing.T, database, permissions, site string) {
+	t.Helper()
+	require.NoError(t, g.tryLoadSite(t, database, permissions, site))
+	g.find(t)
+}
+
+// find notes where the running Caddy listens.
+func (g *gate) find(t *testing.T) {
+	t.Helper()
 	app, err := caddy.ActiveContext().App("http")
 	require.NoError(t, err)
 	g.url = "http://" + app.(*caddyhttp.App).Servers["srv0"].Listeners()[0].Addr().String()
 }
 
 func (g *gate) tryLoad(t *testing.T, database, permissions, directives string) error {
+	t.Helper()
+	return g.tryLoadSite(t, database, permissions, "fake_auth\n"+directives+"\necho")
+}
+
+// tryLoadSite is tryLoad with all of a site's directives but log and handle_errors.
+func (g *gate) tryLoadSite(t *testing.T, database, permissions, site string) error {
 	t.Helper()
 	option := ""
 	if database != "" {
@@ -102,7 +151,8 @@ func (g *gate) tryLoad(t *testing.T, database, permissions, directives string) e
 		admin off
 		persist_config off
 		order fake_auth before check_permission
-		order echo after check_permission
+		order echo after handle
+		order echo_identity after handle
 		tenantgate {
 			%s
 			permissions {
@@ -114,15 +164,14 @@ func (g *gate) tryLoad(t *testing.T, database, permissions, directives string) e
 			level DEBUG
 		}
 	}
+	%s
 	http://127.0.0.1:9080 {
 		log
-		fake_auth
 		%s
-		echo
 		handle_errors {
 			problem_details
 		}
-	}`, option, permissions, g.log, directives)
+	}`, option, permissions, g.log, g.snippets, site)
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(input), nil)
 	require.NoError(t, err)
 	return caddy.Load(bytes.ReplaceAll(adapted, []byte(`":9080"`), []byte(`"`+cmp.Or(g.listen, "127.0.0.1:0")+`"`)), true)
@@ -234,7 +283,7 @@ func TestWithoutADatabaseTheConfigurationIsRefused(t *testing.T) {
 	g := &gate{log: filepath.Join(t.TempDir(), "caddy.log")}
 	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
 	err := g.tryLoad(t, "", "poll 1s", "check_permission abc dashboard")
-	require.ErrorContains(t, err, `check_permission abc dashboard: no database is configured: add "database sqlite://<file>" to the global option "tenantgate"`)
+	require.ErrorContains(t, err, `check_permission abc dashboard: no database is configured: add "database sqlite://<file>" or "database postgres://`)
 }
 
 func TestReloadsKeepTheTableAndLeakNothing(t *testing.T) {
@@ -247,7 +296,13 @@ func TestReloadsKeepTheTableAndLeakNothing(t *testing.T) {
 	loads := len(g.lines(t, "permission table loaded"))
 	for i := range 20 {
 		// Each configuration differs, the poll interval too.
-		g.load(t, url, fmt.Sprintf("poll %dms", 20+i), fmt.Sprintf("check_permission abc dashboard\nheader X-Generation %d", i))
+		g.load(t, url, fmt.Sprintf("poll %dms", 20+i), fmt.Sprintf(`check_permission abc dashboard
+			permission_answers /me
+			authorize /authorize {
+				fake_auth
+				check_permission abc dashboard
+			}
+			header X-Generation %d`, i))
 		require.Equal(t, 200, g.status(t, "GET", "vic@1"), "reload %d", i)
 	}
 	// A configuration that fails half-way leaves nothing of itself.

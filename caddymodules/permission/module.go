@@ -1,12 +1,15 @@
-// Package permission is the Caddy handler check_permission: it lets a request
-// through if the permission table says so.
+// Package permission is the Caddy handlers that ask the permission table:
+// check_permission lets a request through if the table says so,
+// permission_answers tells users what they may do, and authorize answers other
+// proxies.
 package permission
 
 import (
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"net/http"
-	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/caddyserver/caddy/v2"
@@ -22,15 +25,17 @@ import (
 
 func init() {
 	caddy.RegisterModule((*Handler)(nil))
+	caddy.RegisterModule((*Answers)(nil))
+	caddy.RegisterModule((*Authorize)(nil))
 	httpcaddyfile.RegisterHandlerDirective("check_permission", parseCaddyfile)
+	httpcaddyfile.RegisterHandlerDirective("permission_answers", parseAnswers)
+	httpcaddyfile.RegisterHandlerDirective("authorize", parseAuthorize)
 }
 
-// The values of [Handler.Subject] and [Handler.Mode].
+// The values of [Handler.Mode].
 const (
-	subjectTable  = "table"
-	subjectClaims = "claims"
-	modeEnforce   = "enforce"
-	modeShadow    = "shadow"
+	modeEnforce = "enforce"
+	modeShadow  = "shadow"
 )
 
 // Handler is the HTTP handler `check_permission`. It stands behind `jwt_auth`
@@ -50,7 +55,8 @@ const (
 //
 // A request that passes has the header `X-Permission` with what was checked;
 // the client's own is deleted on every request. The access log gets the field
-// `permission`.
+// `permission`. Each denial has a line in the log, and a share of what is
+// allowed if the app's `log_allowed` says so, with the rule that decided.
 type Handler struct {
 	// Product names the product. Required.
 	Product string `json:"product"`
@@ -79,13 +85,15 @@ type Handler struct {
 	// logged with would_deny. Default: `enforce`.
 	Mode string `json:"mode,omitempty"`
 
-	table  *core.Table
-	logger *slog.Logger
-	checks map[string]*check // by action; the key "" is for all methods
-	tenant string            // the placeholder without braces
-	claims bool
-	shadow bool
-	cancel func() // ends the subscription to the table
+	table      *core.Table
+	logger     *slog.Logger
+	checks     map[string]*check // by action; the key "" is for all methods
+	scope      scope
+	shadow     bool
+	tally      *tally
+	logAllowed float64        // the share of allowed decisions that get a line
+	random     func() float64 // from 0 to below 1
+	release    func()         // gives back what Provision took
 }
 
 // check is one permission that the handler asks for.
@@ -115,16 +123,23 @@ func (h *Handler) Provision(ctx caddy.Context) error {
 		return fmt.Errorf("check_permission %s %s: %w", h.Product, h.Feature, err)
 	}
 	h.logger = ctx.Slogger()
-	h.start(table)
-	return nil
+	h.logAllowed = app.LogAllowed()
+	if err := metrics.register(ctx); err != nil {
+		return err
+	}
+	return h.start(table)
 }
 
 // start makes the handler ready for requests.
-func (h *Handler) start(table *core.Table) {
-	h.table = table
-	h.claims = h.Subject == subjectClaims
+func (h *Handler) start(table *core.Table) error {
+	tally, err := newTally()
+	if err != nil {
+		return err
+	}
+	h.table, h.tally = table, tally
+	h.scope = newScope(h.Subject, h.Tenant)
 	h.shadow = h.Mode == modeShadow
-	h.tenant = strings.Trim(h.Tenant, "{}")
+	h.random = rand.Float64
 	h.checks = map[string]*check{}
 	if h.Action != "" {
 		h.checks[""] = newCheck(h.Product, h.Feature, h.Action)
@@ -133,7 +148,12 @@ func (h *Handler) start(table *core.Table) {
 			h.checks[action] = newCheck(h.Product, h.Feature, action)
 		}
 	}
-	h.cancel = table.Subscribe(h.resolve)
+	cancel := table.Subscribe(h.resolve)
+	h.release = sync.OnceFunc(func() {
+		cancel()
+		releaseTally()
+	})
+	return nil
 }
 
 func newCheck(product, feature, action string) *check {
@@ -154,40 +174,16 @@ func (h *Handler) Validate() error {
 }
 
 func (h *Handler) validateOptions() error {
-	if err := validateChoice("subject", h.Subject, subjectTable, subjectClaims); err != nil {
+	if err := validateScope(h.Subject, h.Tenant); err != nil {
 		return err
 	}
-	if err := validateChoice("mode", h.Mode, modeEnforce, modeShadow); err != nil {
-		return err
-	}
-	return validateTenant(h.Tenant)
-}
-
-func validateChoice(what, value, one, other string) error {
-	if value != "" && value != one && value != other {
-		return fmt.Errorf("%s is %q, want %s or %s", what, value, one, other)
-	}
-	return nil
-}
-
-// validateTenant accepts one placeholder of the request. {file.*} would read
-// the disk in every request and {http.request.body} the whole body.
-func validateTenant(s string) error {
-	if s == "" {
-		return nil
-	}
-	name, ok := strings.CutPrefix(s, "{")
-	name, closed := strings.CutSuffix(name, "}")
-	if !ok || !closed || !strings.HasPrefix(name, "http.") || strings.ContainsAny(name, "{}") || strings.HasPrefix(name, "http.request.body") {
-		return fmt.Errorf("tenant is %q, want one placeholder of the request such as {http.request.uri.path.1} (not its body)", s)
-	}
-	return nil
+	return validateChoice("mode", h.Mode, modeEnforce, modeShadow)
 }
 
 // Cleanup ends the subscription to the table. Requests on their way go on.
 func (h *Handler) Cleanup() error {
-	if h.cancel != nil {
-		h.cancel()
+	if h.release != nil {
+		h.release()
 	}
 	return nil
 }
@@ -230,29 +226,46 @@ func (c *check) in(s *core.Snapshot) *core.Ref {
 func (h *Handler) ServeHTTP(w http.ResponseWriter, r *http.Request, next caddyhttp.Handler) error {
 	sanitize.Delete(r.Header, sanitize.HeaderPermission)
 	sanitize.Connection(r.Header)
-	c, refused := h.decide(r)
+	v, refused := h.decide(r)
 	if refused == nil {
-		r.Header[sanitize.HeaderPermission] = []string{c.name}
+		h.tally.allowed()
+		if h.logAllowed > 0 && h.random() < h.logAllowed {
+			h.logGrant(r, v)
+		}
+		if asked := gateway.AskedAbout(r.Context()); asked != nil {
+			asked.Passed, asked.Permission = true, v.check.name
+		}
+		r.Header[sanitize.HeaderPermission] = []string{v.check.name}
 		return next.ServeHTTP(w, r)
 	}
-	h.log(r, refused)
+	h.tally.refused(refused.reason, h.shadow)
+	h.logRefusal(r, refused)
 	if h.shadow {
+		if asked := gateway.AskedAbout(r.Context()); asked != nil {
+			asked.Passed, asked.Permission = true, ""
+		}
 		return next.ServeHTTP(w, r)
 	}
-	for name, values := range refused.problem.Header {
-		w.Header()[name] = values // also without handle_errors
-	}
-	return caddyhttp.Error(refused.problem.Status, refused.problem)
+	return refused.respond(w)
 }
 
-// decide returns the permission that the request was found to have, or why not.
-func (h *Handler) decide(r *http.Request) (*check, *refusal) {
+// verdict is a decision with what it was about.
+type verdict struct {
+	check    *check
+	who      *identity.Principal
+	tenant   string // that was asked about
+	decision core.Decision
+	seq      int64 // of the table that decided
+}
+
+// decide returns what the request was found to have, or why it is refused.
+func (h *Handler) decide(r *http.Request) (verdict, *refusal) {
 	if err := sanitize.Target(r); err != nil {
-		return nil, badTarget(err)
+		return verdict{}, badTarget(err)
 	}
 	c := h.checkFor(r.Method)
 	if c == nil {
-		return nil, badTarget(sanitize.ErrMethod)
+		return verdict{}, badTarget(sanitize.ErrMethod)
 	}
 	ctx := r.Context()
 	if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
@@ -260,24 +273,21 @@ func (h *Handler) decide(r *http.Request) (*check, *refusal) {
 	}
 	who := gateway.Principal(ctx)
 	if who == nil {
-		return nil, unauthenticated()
+		return verdict{}, unauthenticated()
 	}
 	snapshot := h.table.Snapshot()
 	if snapshot == nil {
-		return nil, notLoaded(who)
+		return verdict{}, notLoaded(who)
 	}
-	tenant := who.TenantID
-	if h.tenant != "" {
-		tenant = h.requested(r)
-	}
-	d := h.ask(snapshot, who, tenant, c.in(snapshot))
-	if !d.Allowed {
-		return nil, denied(c, who, tenant, d)
+	tenant := h.scope.tenantOf(r, who)
+	v := verdict{check: c, who: who, tenant: tenant, decision: h.scope.decide(snapshot, who, tenant, c.in(snapshot)), seq: snapshot.Seq()}
+	if !v.decision.Allowed {
+		return v, denied(v)
 	}
 	if tenant != who.TenantID {
-		switchTenant(r, who, tenant, d.Role())
+		switchTenant(r, who, tenant, v.decision.Role())
 	}
-	return c, nil
+	return v, nil
 }
 
 // checkFor returns what a request with the given method needs, or nil.
@@ -292,34 +302,14 @@ func (h *Handler) checkFor(method string) *check {
 	return h.checks[action]
 }
 
-// requested returns the tenant that the configured placeholder names.
-func (h *Handler) requested(r *http.Request) string {
-	repl, ok := r.Context().Value(caddy.ReplacerCtxKey).(*caddy.Replacer)
-	if !ok {
-		return ""
-	}
-	tenant, _ := repl.GetString(h.tenant)
-	return tenant
-}
-
-// ask decides. Claims were made for the token's tenant and say nothing of others.
-func (h *Handler) ask(s *core.Snapshot, who *identity.Principal, tenant string, ref *core.Ref) core.Decision {
-	switch {
-	case !h.claims:
-		return s.Decide(tenant, who.UserID, ref)
-	case tenant != who.TenantID:
-		return core.Decision{Reason: core.NotAMember}
-	}
-	return s.DecideRoles(tenant, who.Roles, ref)
-}
-
 // switchTenant makes the rest of the request, the log and the backend see the
 // tenant that was decided on in place of the token's.
 func switchTenant(r *http.Request, who *identity.Principal, tenant, role string) {
 	ctx := r.Context()
-	other := *who
-	other.TenantID, other.Roles = tenant, []string{role}
-	gateway.SetPrincipal(ctx, &other)
+	gateway.SetPrincipal(ctx, &identity.Principal{
+		UserID: who.UserID, TenantID: tenant, Roles: []string{role},
+		Issuer: who.Issuer, TokenID: who.TokenID, ExpiresAt: who.ExpiresAt, Seat: who.Seat,
+	})
 	sanitize.Delete(r.Header, sanitize.HeaderTenantID)
 	sanitize.Delete(r.Header, sanitize.HeaderRoles)
 	r.Header[sanitize.HeaderTenantID] = []string{tenant}
@@ -331,32 +321,6 @@ func switchTenant(r *http.Request, who *identity.Principal, tenant, role string)
 	if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok {
 		extra.Set(zap.String("tenant_id", tenant))
 	}
-}
-
-// log writes one line for a denial, and in shadow mode for all that would have
-// been refused. Nothing is written of requests that pass. The request's fields,
-// permission and tenant_id among them, come with the context.
-func (h *Handler) log(r *http.Request, refused *refusal) {
-	ctx := r.Context()
-	if refused.quiet && !h.shadow || !h.logger.Enabled(ctx, slog.LevelInfo) {
-		return
-	}
-	attrs := []slog.Attr{slog.String("reason", refused.reason)}
-	if who := refused.who; who != nil {
-		if extra, ok := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields); ok && who.TenantID != "" {
-			extra.Set(zap.String("tenant_id", who.TenantID))
-		}
-		attrs = append(attrs, slog.String("user_id", who.UserID))
-		if refused.tenant != who.TenantID {
-			attrs = append(attrs, slog.String("requested_tenant_id", refused.tenant))
-		}
-	}
-	msg := "permission denied"
-	if h.shadow {
-		msg = "permission would be denied"
-		attrs = append(attrs, slog.Bool("would_deny", true), slog.Int("would_status", refused.problem.Status))
-	}
-	h.logger.LogAttrs(ctx, slog.LevelInfo, msg, attrs...)
 }
 
 var (

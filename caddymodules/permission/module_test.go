@@ -162,9 +162,80 @@ func TestDenialsAreLoggedAndPassesAreNot(t *testing.T) {
 	serve(t, h, request("POST", "/1", user("vic", "1")))
 	serve(t, h, request("POST", "/77", user("vic", "1")))
 	require.Equal(t, []map[string]any{
-		{"level": "INFO", "msg": "permission denied", "reason": "role_lacks_action", "user_id": "vic"},
-		{"level": "INFO", "msg": "permission denied", "reason": "unknown_tenant", "user_id": "vic", "requested_tenant_id": "77"},
+		{"level": "INFO", "msg": "permission denied", "reason": "role_lacks_action", "user_id": "vic", "role": "Viewer", "seq": 1.0},
+		{"level": "INFO", "msg": "permission denied", "reason": "unknown_tenant", "user_id": "vic", "requested_tenant_id": "77", "seq": 1.0},
 	}, log.take(t))
+}
+
+func TestAShareOfWhatIsAllowedIsLogged(t *testing.T) {
+	t.Parallel()
+	table, _ := newTable(t, core.Settings{Poll: time.Hour})
+	var log logs
+	h := &permission.Handler{Product: "abc", Feature: "dashboard", Tenant: "{http.request.uri.path.0}"}
+	h.Start(table, log.logger())
+	draws := []float64{0.09, 0.1, 0.99, 0}
+	h.LogAllowed(0.1, func() float64 {
+		next := draws[0]
+		draws = draws[1:]
+		return next
+	})
+	for range 2 {
+		require.Equal(t, 200, serve(t, h, request("GET", "/1", user("vic", "1"))).status)
+	}
+	for range 2 {
+		require.Equal(t, 200, serve(t, h, request("GET", "/2", user("ann", "1"))).status)
+	}
+	require.Equal(t, 403, serve(t, h, request("POST", "/2", user("ann", "1"))).status, "a denial draws no lot")
+	require.Equal(t, []map[string]any{
+		{"level": "INFO", "msg": "permission allowed", "user_id": "vic", "role": "Viewer", "rule": "Viewer: abc/dashboard/read", "seq": 1.0},
+		{"level": "INFO", "msg": "permission allowed", "user_id": "ann", "role": "Viewer", "rule": "Viewer: abc/dashboard/read", "seq": 1.0},
+		{"level": "INFO", "msg": "permission denied", "user_id": "ann", "role": "Viewer", "reason": "role_lacks_action", "requested_tenant_id": "2", "seq": 1.0},
+	}, log.take(t))
+}
+
+// inherited is a tenant 4 with a built-in owner, a wildcard and a role that
+// inherits it: oz is the Owner, may is a Manager, who inherits from Author.
+var inherited = []string{
+	`INSERT INTO tenants (id, name, status, created_at, updated_at) VALUES (4, 'hooli', 'active', 1, 1)`,
+	`INSERT INTO users (id, email, email_key, created_at, updated_at) VALUES ('oz', 'oz', 'oz', 1, 1), ('may', 'may', 'may', 1, 1)`,
+	`INSERT INTO roles (id, tenant_id, name, kind, created_at, updated_at) VALUES (41, 4, 'Owner', 'owner', 1, 1), (42, 4, 'Author', 'custom', 1, 1), (43, 4, 'Manager', 'custom', 1, 1)`,
+	`INSERT INTO role_parents (tenant_id, role_id, parent_id) VALUES (4, 43, 42)`,
+	`INSERT INTO role_wildcards (role_id, product_id, feature_id, action) VALUES (42, 1, NULL, NULL)`,
+	`INSERT INTO memberships (tenant_id, user_id, role_id, created_at, updated_at) VALUES (4, 'oz', 41, 1, 1), (4, 'may', 43, 1, 1)`,
+}
+
+func TestTheLogNamesTheRuleThatDecided(t *testing.T) {
+	t.Parallel()
+	db, url := newDatabase(t)
+	change(t, db, inherited...)
+	table := runTable(t, url, core.Settings{Poll: time.Hour})
+	for name, test := range map[string]struct {
+		subject string
+		user    []string // and claimed roles
+		rule    string
+	}{
+		"the built-in owner":             {"table", []string{"oz"}, "Owner: owner"},
+		"an inherited wildcard":          {"table", []string{"may"}, "Manager > Author: abc/*/*"},
+		"the owner named by claims":      {"claims", []string{"ext", "Owner"}, "Owner: owner"},
+		"the first claim that allows":    {"claims", []string{"ext", "Nobody", "Author", "Owner"}, "Author: abc/*/*"},
+		"a claim that inherits":          {"claims", []string{"ext", "Manager"}, "Manager > Author: abc/*/*"},
+		"claims of another case deny":    {"claims", []string{"ext", "owner", "OWNER"}, ""},
+		"a wildcard is no name of roles": {"claims", []string{"ext", "*", "abc/*/*"}, ""},
+	} {
+		var log logs
+		h := &permission.Handler{Product: "abc", Feature: "dashboard", Subject: test.subject}
+		h.Start(table, log.logger())
+		h.LogAllowed(1, func() float64 { return 0 })
+		o := serve(t, h, request("DELETE", "/", user(test.user[0], "4", test.user[1:]...)))
+		line := log.take(t)[0]
+		if test.rule == "" {
+			require.Equal(t, 403, o.status, name)
+			require.NotContains(t, line, "rule", name)
+			continue
+		}
+		require.Equal(t, 200, o.status, name)
+		require.Equal(t, test.rule, line["rule"], name)
+	}
 }
 
 func TestShadowModeRefusesNothing(t *testing.T) {
