@@ -32,7 +32,9 @@ type Operation struct {
 	Permission string
 	// Public says that nobody needs to be logged in.
 	Public bool
-	fields map[string]any
+	// Gateway says that the gateway itself answers: it reaches no service.
+	Gateway bool
+	fields  map[string]any
 }
 
 // String returns the method and the path.
@@ -63,6 +65,7 @@ func Parse(text []byte) (*Document, error) {
 			o.Permission, _ = o.fields["x-permission"].(string)
 			security, own := o.fields["security"].([]any)
 			o.Public = own && len(security) == 0
+			o.Gateway = o.fields["x-served-by"] == "gateway"
 			d.Operations = append(d.Operations, o)
 		}
 	}
@@ -73,6 +76,11 @@ var (
 	placeholder = regexp.MustCompile(`\{([^}]+)\}`)
 	codeSpan    = regexp.MustCompile("`([a-z][a-z-]*)`")
 )
+
+// Services returns the operations that a service answers, not the gateway.
+func (d *Document) Services() []Operation {
+	return slices.DeleteFunc(slices.Clone(d.Operations), func(o Operation) bool { return o.Gateway })
+}
 
 // Check returns what is wrong with the description itself: references that lead
 // nowhere, path parameters that are not declared, operations that share an id,
@@ -86,6 +94,9 @@ func (d *Document) Check() []string {
 			c.fault(o.String(), "the operationId %v is missing or not unique", id)
 		}
 		ids[o.fields["operationId"]] = true
+		if by, ok := o.fields["x-served-by"]; ok && !o.Gateway {
+			c.fault(o.String(), "x-served-by is %v, not gateway", by)
+		}
 		var want []string
 		for _, m := range placeholder.FindAllStringSubmatch(o.Path, -1) {
 			want = append(want, m[1])

@@ -107,10 +107,18 @@ func TestResponsesAreCheckedWhole(t *testing.T) {
 	require.False(t, o.Public)
 }
 
+func TestServicesAreWhatTheGatewayDoesNotAnswer(t *testing.T) {
+	t.Parallel()
+	d := parse(t, `paths: {/a: {get: {operationId: x, x-served-by: gateway}}, /b: {get: {operationId: y}}}`)
+	require.True(t, d.Operations[0].Gateway)
+	require.Equal(t, d.Operations[1:], d.Services())
+}
+
 func TestTheDescriptionItselfIsChecked(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]string{
 		`paths: {"/a/{id}": {get: {operationId: x}}}`:                                                                                       "GET /a/{id}: the path has the parameters [id], declared are []",
+		`paths: {/a: {get: {operationId: x, x-served-by: nobody}}}`:                                                                         "GET /a: x-served-by is nobody, not gateway",
 		`paths: {/a: {get: {}}}`:                                                                                                            "GET /a: the operationId <nil> is missing or not unique",
 		`paths: {/a: {get: {operationId: x}, put: {operationId: x}}}`:                                                                       "PUT /a: the operationId x is missing or not unique",
 		`paths: {/a: {get: {operationId: x, requestBody: {$ref: "#/components/no"}}}}`:                                                      "#/paths//a/get/requestBody: #/components/no leads nowhere",

@@ -120,6 +120,9 @@ func newSite(t *testing.T) *site {
 		}
 	}
 	for i, o := range s.doc.Operations {
+		if o.Gateway {
+			continue
+		}
 		s.routes.HandleFunc(strings.TrimSuffix(o.String(), "/"), func(_ http.ResponseWriter, r *http.Request) { r.Header.Set("operation", strconv.Itoa(i)) })
 	}
 	return s
@@ -139,13 +142,30 @@ func (s *site) find(method, target string) contract.Operation {
 	return s.doc.Operations[i]
 }
 
-// do sends a request that the gateway let through and checks the answer.
+// do sends a request that the gateway let through and checks the answer. If it
+// is a good one, its conditional forms are sent too: a change first with a tag
+// that nothing has, a look again with the tag that it got.
 func (s *site) do(who caller, method, target, body string, status int) map[string]any {
 	s.t.Helper()
-	return s.send(who, s.find(method, target).Permission, "application/json", method, target, body, status)
+	o := s.find(method, target)
+	send := func(status int, condition ...string) (map[string]any, http.Header) {
+		s.t.Helper()
+		return s.send(who, o.Permission, "application/json", method, target, body, status, condition...)
+	}
+	if status < 300 && slices.Contains(s.doc.Statuses(o), 412) {
+		send(412, "If-Match", `"none"`)
+		answer, _ := send(400, "If-Match", `no tag`)
+		require.Equal(s.t, "bad-header", answer["code"])
+	}
+	answer, header := send(status)
+	if status == 200 && slices.Contains(s.doc.Statuses(o), 304) {
+		send(304, "If-None-Match", header.Get("Etag"))
+	}
+	return answer
 }
 
-func (s *site) send(who caller, permission, contentType, method, target, body string, status int) map[string]any {
+// send sends a request with headers, given as names and values.
+func (s *site) send(who caller, permission, contentType, method, target, body string, status int, headers ...string) (map[string]any, http.Header) {
 	s.t.Helper()
 	o := s.find(method, target)
 	r := httptest.NewRequestWithContext(s.t.Context(), method, target, strings.NewReader(body))
@@ -156,6 +176,9 @@ func (s *site) send(who caller, permission, contentType, method, target, body st
 		r.Header.Set("X-User-Id", who.id)
 		r.Header.Set("X-Tenant-Id", strconv.Itoa(who.tenant))
 		r.Header.Set("X-Permission", permission)
+	}
+	for i := 0; i < len(headers); i += 2 {
+		r.Header.Set(headers[i], headers[i+1])
 	}
 	w := httptest.NewRecorder()
 	s.services[withoutSlash(o.String())].ServeHTTP(w, r)
@@ -172,7 +195,7 @@ func (s *site) send(who caller, permission, contentType, method, target, body st
 	if code, _ := answer["code"].(string); code != "" && status >= 400 {
 		require.Contains(s.t, s.doc.Codes(o, status), code, "%s %d", o, status)
 	}
-	return answer
+	return answer, w.Header()
 }
 
 // refuse is do for a refusal with a code.
@@ -216,7 +239,7 @@ func TestEveryRouteIsDocumentedAndEveryOperationServed(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
 	var documented []string
-	for _, o := range s.doc.Operations {
+	for _, o := range s.doc.Services() {
 		documented = append(documented, withoutSlash(o.String()))
 	}
 	require.ElementsMatch(t, s.registered, documented)
@@ -227,7 +250,7 @@ func TestEveryRouteIsDocumentedAndEveryOperationServed(t *testing.T) {
 func TestPermissionsAreThoseOfTheCode(t *testing.T) {
 	t.Parallel()
 	s := newSite(t)
-	for _, o := range s.doc.Operations {
+	for _, o := range s.doc.Services() {
 		path := regexp.MustCompile(`\{[^}]*\}`).ReplaceAllString(o.Path, "1")
 		r := httptest.NewRequestWithContext(t.Context(), o.Method, path, http.NoBody)
 		r.Header.Set("X-User-Id", "somebody")
@@ -261,7 +284,7 @@ func TestServicesAnswerAsDocumented(t *testing.T) {
 	s.refuse(s.admin(), "POST", "/api/auth/log/", "", 502, "tenant-service-failed")
 
 	var unseen []string
-	for _, o := range s.doc.Operations {
+	for _, o := range s.doc.Services() {
 		for _, status := range s.doc.Statuses(o) {
 			// Where no permission is needed the gateway alone may be the one who insists on a token.
 			if status != 401 || o.Public || o.Permission != "" {
@@ -282,7 +305,7 @@ func (s *site) refusals() {
 		"{product}", "abc", "{feature}", "dashboard", "{action}", "read")
 	existing := strings.NewReplacer("{id}", "1", "{feature_id}", "1", "{user_id}", "nobody",
 		"{product}", "abc", "{feature}", "dashboard", "{action}", "read")
-	for _, o := range s.doc.Operations {
+	for _, o := range s.doc.Services() {
 		path, has := existing.Replace(o.Path), s.doc.Statuses(o)
 		if o.Permission != "" {
 			s.do(nobody, o.Method, path, "", 401)
@@ -302,7 +325,8 @@ func (s *site) refusals() {
 			s.refuse(admin, o.Method, path, `{`, 400, "bad-json")
 			s.refuse(admin, o.Method, path, `{"no_such_member":1}`, 400, "bad-json")
 			s.refuse(admin, o.Method, path, `{"x":"`+strings.Repeat("x", 64<<10)+`"}`, 413, "body-too-large")
-			require.Equal(s.t, "not-json", s.send(admin, o.Permission, "text/plain", o.Method, path, body, 415)["code"])
+			answer, _ := s.send(admin, o.Permission, "text/plain", o.Method, path, body, 415)
+			require.Equal(s.t, "not-json", answer["code"])
 			if !strings.HasSuffix(path, "/accept/") { // there the token comes first
 				s.refuse(admin, o.Method, path, `{}`, 422, "invalid-fields")
 			}
@@ -395,7 +419,36 @@ func (s *site) roles() {
 	s.refuse(admin, "PUT", admins+"permissions/", `{"permissions":[]}`, 409, "last-holder")
 	s.refuse(admin, "DELETE", admins+"permissions/tenantgate/members/write/", "", 409, "last-holder")
 	s.refuse(admin, "DELETE", admins, "", 409, "role-in-use")
+
+	s.do(admin, "PUT", role+"parents/", `{"parents":["Viewer"]}`, 200)
+	s.do(admin, "GET", role+"parents/", "", 200)
+	s.do(admin, "GET", role+"permissions/?effective=true", "", 200)
+	s.refuse(admin, "GET", role+"permissions/?effective=maybe", "", 400, "bad-query")
+	s.do(admin, "POST", "/api/tenants/1/permissions/", `{"role":"Cashier","permissions":[{"product":"abc","feature":"*","action":"read"}]}`, 200)
+	s.do(admin, "DELETE", role+"permissions/abc/*/read/", "", 204)
+	s.refuse(editor, "PUT", role+"parents/", `{"parents":["Admin"]}`, 403, "beyond-own-rights")
+	viewers := fmt.Sprintf("/api/roles/%d/", s.id(`SELECT id FROM roles WHERE tenant_id = 1 AND name = 'Viewer'`))
+	s.refuse(admin, "PUT", viewers+"parents/", `{"parents":["Cashier"]}`, 409, "role-cycle")
+	s.refuse(admin, "DELETE", viewers, "", 409, "role-in-use")
+	s.owner()
 	s.do(admin, "DELETE", role, "", 204)
+}
+
+// owner tries to change the owner of a new tenant, which must not work.
+func (s *site) owner() {
+	s.t.Helper()
+	admin := s.admin()
+	s.do(admin, "POST", "/api/tenants/", `{"name":"hooli","admin_email":"admin@acme.test"}`, 201)
+	at := s.id(`SELECT id FROM tenants WHERE name = 'hooli'`)
+	boss := caller{admin.id, at}
+	role := fmt.Sprintf("/api/roles/%d/", s.id(`SELECT id FROM roles WHERE tenant_id = $1 AND kind = 'owner'`, at))
+	s.do(boss, "GET", role, "", 200)
+	s.do(boss, "GET", role+"permissions/", "", 200)
+	s.refuse(boss, "POST", role+"permissions/", `{"product":"abc","feature":"reports","action":"read"}`, 409, "built-in")
+	s.refuse(admin, "POST", fmt.Sprintf("/api/tenants/%d/permissions/", at), `{"role":"Owner","permissions":[{"product":"abc","feature":"reports","action":"read"}]}`, 409, "built-in")
+	s.refuse(boss, "DELETE", role+"permissions/*/*/*/", "", 409, "built-in")
+	s.refuse(boss, "PUT", role+"parents/", `{"parents":["Admin"]}`, 409, "built-in")
+	s.refuse(boss, "DELETE", role, "", 409, "built-in")
 }
 
 func (s *site) catalogue() {

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/tenantgate/tenantgate/backends/server"
-	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/identity"
 	"github.com/tenantgate/tenantgate/internal/permission"
 	"github.com/tenantgate/tenantgate/internal/problem"
@@ -20,9 +19,9 @@ import (
 // tenant: its tables have no tenant_id.
 
 // catalogue is which actions there are, by product and feature.
-type catalogue map[[2]string][]string
+type catalogue map[string]map[string][]string
 
-const selectCatalogue = `SELECT p.name, f.name, f.actions FROM features f JOIN products p ON p.id = f.product_id`
+const selectCatalogue = `SELECT p.name, COALESCE(f.name, ''), COALESCE(f.actions, '') FROM products p LEFT JOIN features f ON f.product_id = p.id`
 
 func loadCatalogue(ctx context.Context, q identity.Queryer) (catalogue, error) {
 	type row struct{ product, feature, actions string }
@@ -33,30 +32,57 @@ func loadCatalogue(ctx context.Context, q identity.Queryer) (catalogue, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := make(catalogue, len(rows))
+	c := catalogue{}
 	for _, f := range rows {
-		c[[2]string{f.product, f.feature}] = strings.Split(f.actions, ",")
+		if c[f.product] == nil {
+			c[f.product] = map[string][]string{}
+		}
+		if f.feature != "" {
+			c[f.product][f.feature] = strings.Split(f.actions, ",")
+		}
 	}
 	return c, nil
 }
 
-func (c catalogue) has(g right) bool {
-	return slices.Contains(c[[2]string{g.Product, g.Feature}], g.Action)
+// has reports whether the catalogue has what a pattern names. An action of many
+// features must be one that every feature starts with or that one of them has.
+func (c catalogue) has(p permission.Pattern) bool {
+	features, ok := c[p.Product]
+	if p.Product != permission.Any && !ok {
+		return false
+	}
+	if p.Feature != permission.Any {
+		actions, ok := features[p.Feature]
+		return ok && (p.Action == permission.Any || slices.Contains(actions, p.Action))
+	}
+	if p.Action == permission.Any || slices.Contains(completeActions(nil), p.Action) {
+		return true
+	}
+	for product, features := range c {
+		for _, actions := range features {
+			if (p.Product == permission.Any || p.Product == product) && slices.Contains(actions, p.Action) {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // grantAll gives a role every right of the catalogue but those of the platform.
-func grantAll(ctx context.Context, tx *database.Tx, tenantID, roleID int64) error {
+func grantAll(ctx context.Context, tx *edit, tenantID, roleID int64) error {
 	all, err := loadCatalogue(ctx, tx)
 	if err != nil {
 		return err
 	}
-	for name, actions := range all {
-		if name == [2]string{builtInProduct, featurePlatform} {
-			continue
-		}
-		for _, action := range actions {
-			if err := addRight(ctx, tx, tenantID, roleID, right{name[0], name[1], action}); err != nil {
-				return err
+	for product, features := range all {
+		for feature, actions := range features {
+			if product == builtInProduct && feature == featurePlatform {
+				continue
+			}
+			for _, action := range actions {
+				if err := addRight(ctx, tx, tenantID, roleID, right{product, feature, action}); err != nil {
+					return err
+				}
 			}
 		}
 	}
@@ -88,7 +114,7 @@ func findProduct(ctx context.Context, q identity.Queryer, id int64) (productBody
 }
 
 // changeableProduct returns a product that is not the gateway's own.
-func changeableProduct(ctx context.Context, tx *database.Tx, id int64) (productBody, error) {
+func changeableProduct(ctx context.Context, tx *edit, id int64) (productBody, error) {
 	p, err := findProduct(ctx, tx, id)
 	if err == nil && p.Name == builtInProduct {
 		err = problem.New(http.StatusConflict, "built-in", "The product "+builtInProduct+" guards this very API and stays as it is.")
@@ -120,7 +146,7 @@ func (s *Service) getProduct(w http.ResponseWriter, r *http.Request, _ server.Ca
 	if err != nil {
 		return err
 	}
-	return server.WriteJSON(w, http.StatusOK, p)
+	return server.WriteTagged(w, r, http.StatusOK, p)
 }
 
 // decodeName reads the body of a request that names a product.
@@ -146,7 +172,7 @@ func (s *Service) createProduct(w http.ResponseWriter, r *http.Request, c server
 	}
 	ctx := r.Context()
 	var created productBody
-	err = s.change(ctx, c, func(tx *database.Tx) (_ *event, err error) {
+	err = s.change(r, c, func(tx *edit) (_ *event, err error) {
 		if created, err = scanProduct(tx.QueryRowContext(ctx, insertProduct, name, tx.NowMS())); err != nil {
 			return nil, fmt.Errorf("insert product: %w", err)
 		}
@@ -156,7 +182,7 @@ func (s *Service) createProduct(w http.ResponseWriter, r *http.Request, c server
 		return err
 	}
 	w.Header().Set("Location", "/api/products/"+strconv.FormatInt(created.ID, 10)+"/")
-	return server.WriteJSON(w, http.StatusCreated, created)
+	return server.WriteTagged(w, r, http.StatusCreated, created)
 }
 
 const setProductName = `UPDATE products SET name = $1, updated_at = $2 WHERE id = $3 RETURNING id, name, created_at, updated_at`
@@ -174,8 +200,11 @@ func (s *Service) renameProduct(w http.ResponseWriter, r *http.Request, c server
 	}
 	ctx := r.Context()
 	var after productBody
-	err = s.change(ctx, c, func(tx *database.Tx) (*event, error) {
+	err = s.change(r, c, func(tx *edit) (*event, error) {
 		before, err := changeableProduct(ctx, tx, id)
+		if err == nil {
+			err = tx.unchanged(before)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -188,7 +217,7 @@ func (s *Service) renameProduct(w http.ResponseWriter, r *http.Request, c server
 	if err != nil {
 		return err
 	}
-	return server.WriteJSON(w, http.StatusOK, after)
+	return server.WriteTagged(w, r, http.StatusOK, after)
 }
 
 const deleteProduct = `DELETE FROM products WHERE id = $1`
@@ -201,8 +230,11 @@ func (s *Service) deleteProduct(w http.ResponseWriter, r *http.Request, c server
 		return err
 	}
 	ctx := r.Context()
-	err = s.change(ctx, c, func(tx *database.Tx) (*event, error) {
+	err = s.change(r, c, func(tx *edit) (*event, error) {
 		before, err := changeableProduct(ctx, tx, id)
+		if err == nil {
+			err = tx.unchanged(before)
+		}
 		if err != nil {
 			return nil, err
 		}

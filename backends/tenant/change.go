@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/tenantgate/tenantgate/backends/server"
 	"github.com/tenantgate/tenantgate/internal/database"
@@ -22,26 +23,53 @@ import (
 type event struct {
 	// tenantID is the tenant that changed, 0 for the catalogue of products and features.
 	tenantID int64
+	// userID is the one member that changed, empty if the tenant itself or its roles did.
+	userID string
+	// whole says that the tenant is new or gone.
+	whole bool
 	// action and target are those of the audit row: "member.added", "user/0192…".
 	action, target string
 	detail         any
 }
 
-// change runs f in a transaction. The event that f returns is recorded and
-// announced to the gateways in the same transaction; with none, f changed
-// nothing. A name that is taken becomes a 409 problem.
-func (s *Service) change(ctx context.Context, c server.Caller, f func(tx *database.Tx) (*event, error)) error {
+// announce tells the gateways of the event.
+func (e *event) announce(ctx context.Context, tx *database.Tx) error {
+	switch {
+	case e.tenantID == 0:
+		return permission.TouchCatalogue(ctx, tx)
+	case e.userID != "":
+		return permission.TouchMember(ctx, tx, e.tenantID, e.userID)
+	case e.whole:
+		return permission.Touch(ctx, tx, e.tenantID)
+	}
+	return permission.TouchRoles(ctx, tx, e.tenantID)
+}
+
+// edit is the transaction of a request that changes something.
+type edit struct {
+	*database.Tx
+	request *http.Request
+}
+
+// unchanged returns a 412 problem if the request's If-Match says that current,
+// the body of a GET at this moment, is not what its sender has seen.
+func (tx *edit) unchanged(current any) error { return server.CheckPreconditions(tx.request, current) }
+
+// change runs f in a transaction that nobody else changes the permission table
+// beside. The event that f returns is recorded and announced to the gateways in
+// the same transaction; with none, f changed nothing. A name that is taken
+// becomes a 409 problem.
+func (s *Service) change(r *http.Request, c server.Caller, f func(tx *edit) (*event, error)) error {
+	ctx := r.Context()
 	err := s.config.DB.InTx(ctx, func(tx *database.Tx) error {
-		e, err := f(tx)
+		if err := permission.Lock(ctx, tx); err != nil {
+			return err
+		}
+		e, err := f(&edit{tx, r})
 		if err != nil || e == nil {
 			return err
 		}
-		if e.tenantID == 0 {
-			err = permission.TouchCatalogue(ctx, tx)
-		} else {
-			err = permission.Touch(ctx, tx, e.tenantID)
-		}
-		if err != nil {
+		if err := e.announce(ctx, tx); err != nil {
 			return err
 		}
 		return identity.RecordAudit(ctx, tx, identity.AuditEvent{
@@ -53,6 +81,16 @@ func (s *Service) change(ctx context.Context, c server.Caller, f func(tx *databa
 		return problem.Wrap(err, http.StatusConflict, "already-exists", "There is one like it already.")
 	}
 	return err
+}
+
+// look runs f, which reads more than once, on one state of the database.
+func (s *Service) look(ctx context.Context, f func(q identity.Queryer) error) error {
+	tx, err := s.config.DB.Reader().BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	if err != nil {
+		return fmt.Errorf("begin: %w", err)
+	}
+	defer func() { _ = tx.Rollback() }() // nothing was written
+	return f(tx)
 }
 
 // notFound is the one answer for what does not exist and for what belongs to
@@ -91,6 +129,19 @@ func pathID(r *http.Request, name string) (int64, error) {
 	return id, nil
 }
 
+// pathUserID returns the id of a user in the request's path.
+func pathUserID(r *http.Request) (string, error) {
+	id := r.PathValue("user_id")
+	if !storable(id) {
+		return "", notFound()
+	}
+	return id, nil
+}
+
+// storable reports whether a database takes s as text: PostgreSQL takes no NUL
+// and nothing that is not UTF-8, so nothing is stored under such a name.
+func storable(s string) bool { return utf8.ValidString(s) && !strings.ContainsRune(s, 0) }
+
 func parseID(text string) (int64, bool) {
 	id, err := strconv.ParseInt(text, 10, 64)
 	return id, err == nil && id > 0 && strconv.FormatInt(id, 10) == text
@@ -110,7 +161,7 @@ func parsePage(r *http.Request) (page, error) {
 		return page{}, err
 	}
 	after, ok := decodeCursor(cursor)
-	if !ok {
+	if !ok || !storable(after) {
 		return page{}, errCursor()
 	}
 	return page{limit: limit, after: after}, nil

@@ -10,7 +10,6 @@ import (
 	"strings"
 
 	"github.com/tenantgate/tenantgate/backends/server"
-	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/identity"
 	"github.com/tenantgate/tenantgate/internal/permission"
 )
@@ -84,7 +83,7 @@ func (s *Service) getFeature(w http.ResponseWriter, r *http.Request, _ server.Ca
 	if err != nil {
 		return err
 	}
-	return server.WriteJSON(w, http.StatusOK, b)
+	return server.WriteTagged(w, r, http.StatusOK, b)
 }
 
 // featureInput is the body of a request that makes or changes a feature.
@@ -136,7 +135,7 @@ func (s *Service) createFeature(w http.ResponseWriter, r *http.Request, c server
 	}
 	ctx := r.Context()
 	var created featureBody
-	err = s.change(ctx, c, func(tx *database.Tx) (*event, error) {
+	err = s.change(r, c, func(tx *edit) (*event, error) {
 		product, err := changeableProduct(ctx, tx, productID)
 		if err != nil {
 			return nil, err
@@ -151,7 +150,7 @@ func (s *Service) createFeature(w http.ResponseWriter, r *http.Request, c server
 		return err
 	}
 	w.Header().Set("Location", fmt.Sprintf("/api/products/%d/features/%d/", productID, created.ID))
-	return server.WriteJSON(w, http.StatusCreated, created)
+	return server.WriteTagged(w, r, http.StatusCreated, created)
 }
 
 const (
@@ -179,11 +178,14 @@ func (s *Service) updateFeature(w http.ResponseWriter, r *http.Request, c server
 	}
 	ctx := r.Context()
 	var after featureBody
-	err = s.change(ctx, c, func(tx *database.Tx) (*event, error) {
+	err = s.change(r, c, func(tx *edit) (*event, error) {
 		if _, err := changeableProduct(ctx, tx, productID); err != nil {
 			return nil, err
 		}
 		before, err := findFeature(ctx, tx, productID, id)
+		if err == nil {
+			err = tx.unchanged(before)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -211,7 +213,7 @@ func (s *Service) updateFeature(w http.ResponseWriter, r *http.Request, c server
 	if err != nil {
 		return err
 	}
-	return server.WriteJSON(w, http.StatusOK, after)
+	return server.WriteTagged(w, r, http.StatusOK, after)
 }
 
 const deleteFeature = `DELETE FROM features WHERE product_id = $1 AND id = $2`
@@ -224,12 +226,15 @@ func (s *Service) deleteFeature(w http.ResponseWriter, r *http.Request, c server
 		return err
 	}
 	ctx := r.Context()
-	err = s.change(ctx, c, func(tx *database.Tx) (*event, error) {
+	err = s.change(r, c, func(tx *edit) (*event, error) {
 		product, err := changeableProduct(ctx, tx, productID)
 		if err != nil {
 			return nil, err
 		}
 		before, err := findFeature(ctx, tx, productID, id)
+		if err == nil {
+			err = tx.unchanged(before)
+		}
 		if err != nil {
 			return nil, err
 		}

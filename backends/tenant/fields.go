@@ -81,6 +81,20 @@ func (f *fault) name(pointer, name string) {
 	}
 }
 
+// right checks what a grant names.
+func (f *fault) right(pointer string, p permission.Pattern, known catalogue) {
+	switch err := p.Validate(); {
+	case p == permission.Pattern{}:
+		f.required(pointer)
+	case err != nil:
+		f.add(pointer, "invalid", "Give names as they are in the catalogue, or * for all: "+err.Error()+".")
+	case p.Product == builtInProduct && p.Feature == featurePlatform && p.Action == permission.Any:
+		f.add(pointer, "invalid", "Name the action: rights to run the installation are given one by one.")
+	case !known.has(p):
+		f.add(pointer, "unknown", "The catalogue has no "+strconv.Quote(p.String())+".")
+	}
+}
+
 // printable reports whether s is one line of text without characters that
 // nobody sees: no controls, no bidi overrides, no zero-width spaces.
 func printable(s string) bool {

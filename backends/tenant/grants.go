@@ -8,30 +8,81 @@ import (
 	"strconv"
 
 	"github.com/tenantgate/tenantgate/backends/server"
-	"github.com/tenantgate/tenantgate/internal/database"
+	"github.com/tenantgate/tenantgate/backends/tenant/rights"
+	"github.com/tenantgate/tenantgate/internal/identity"
+	"github.com/tenantgate/tenantgate/internal/permission"
 	"github.com/tenantgate/tenantgate/internal/problem"
 )
 
-// grantsBody is what a role may do, in requests and responses.
+// grantsBody is what a role itself holds, in requests and responses.
 type grantsBody struct {
 	Permissions []right `json:"permissions"`
 }
 
-// listGrants answers GET /api/roles/{id}/permissions/ with the whole set.
+// grantsOf returns the body for a role that is in the book.
+func grantsOf(ctx context.Context, book *rights.Book, roleID int64) (grantsBody, error) {
+	own, err := book.Own(ctx, roleID)
+	b := grantsBody{Permissions: make([]right, len(own))}
+	for i, p := range own {
+		b.Permissions[i] = right(p)
+	}
+	return b, err
+}
+
+// heldBody is one right of a role and the role that it comes from.
+type heldBody struct {
+	right
+	From roleRef `json:"from"`
+}
+
+// listGrants answers GET /api/roles/{id}/permissions/ with the whole set of what
+// the role itself holds or, with ?effective=true, also of what it inherits.
 func (s *Service) listGrants(w http.ResponseWriter, r *http.Request, c server.Caller) error {
 	id, err := pathID(r, "id")
 	if err != nil {
 		return err
 	}
-	ctx := r.Context()
-	if _, err := findRole(ctx, s.config.DB.Reader(), c.TenantID, id); err != nil {
-		return err
+	effective := r.URL.Query().Get("effective")
+	if effective != "" && effective != "true" && effective != "false" {
+		return server.BadQuery("effective", "Give true or false.")
 	}
-	all, err := rightsOfRole(ctx, s.config.DB.Reader(), c.TenantID, id)
+	var body any
+	err = s.look(r.Context(), func(q identity.Queryer) error {
+		book, err := bookWith(r.Context(), q, c.TenantID, id)
+		if err != nil {
+			return err
+		}
+		if effective == "true" {
+			body, err = effectiveOf(r.Context(), book, id)
+		} else {
+			body, err = grantsOf(r.Context(), book, id)
+		}
+		return err
+	})
 	if err != nil {
 		return err
 	}
-	return server.WriteJSON(w, http.StatusOK, grantsBody{Permissions: all})
+	return server.WriteTagged(w, r, http.StatusOK, body)
+}
+
+// bookWith returns the roles of a tenant, or a 404 problem if the role is not
+// among them.
+func bookWith(ctx context.Context, q identity.Queryer, tenantID, roleID int64) (*rights.Book, error) {
+	book, err := rights.Read(ctx, q, tenantID)
+	if err == nil && book.Role(roleID) == nil {
+		err = notFound()
+	}
+	return book, err
+}
+
+// effectiveOf is [grantsOf] with inherited rights.
+func effectiveOf(ctx context.Context, book *rights.Book, roleID int64) (any, error) {
+	held, err := book.Effective(ctx, roleID)
+	all := make([]heldBody, len(held))
+	for i, h := range held {
+		all[i] = heldBody{right(h.Pattern), roleRef{h.From.ID, h.From.Name}}
+	}
+	return map[string][]heldBody{"permissions": all}, err
 }
 
 // replaceGrants answers PUT /api/roles/{id}/permissions/: afterwards the role
@@ -52,7 +103,7 @@ func (s *Service) replaceGrants(w http.ResponseWriter, r *http.Request, c server
 		f.required("/permissions")
 		return f.problem()
 	}
-	return s.regrant(w, r, c, c.TenantID, id, func(has map[right]bool) (add, drop []named) {
+	after, err := s.regrant(r, c, c.TenantID, id, func(has map[right]bool) (add, drop []named) {
 		want := make(map[right]bool, len(*in.Permissions))
 		for i, g := range *in.Permissions {
 			if !has[g] && !want[g] {
@@ -67,6 +118,10 @@ func (s *Service) replaceGrants(w http.ResponseWriter, r *http.Request, c server
 		}
 		return add, drop
 	})
+	if err != nil {
+		return err
+	}
+	return server.WriteTagged(w, r, http.StatusOK, after)
 }
 
 // addGrant answers POST /api/roles/{id}/permissions/ with one right.
@@ -79,33 +134,36 @@ func (s *Service) addGrant(w http.ResponseWriter, r *http.Request, c server.Call
 	if err := server.Decode(r, &in); err != nil {
 		return err
 	}
-	return s.regrant(w, r, c, c.TenantID, id, func(has map[right]bool) (add, drop []named) {
+	after, err := s.regrant(r, c, c.TenantID, id, func(has map[right]bool) (add, drop []named) {
 		if has[in] {
 			return nil, nil
 		}
 		return []named{{"", in}}, nil
 	})
+	if err != nil {
+		return err
+	}
+	return server.WriteTagged(w, r, http.StatusOK, after)
 }
 
 // removeGrant answers DELETE /api/roles/{id}/permissions/{product}/{feature}/{action}/.
-// A right that the role does not hold is 404.
+// A right that the role itself does not hold is 404. If-Match is about the set.
 func (s *Service) removeGrant(w http.ResponseWriter, r *http.Request, c server.Caller) error {
 	id, err := pathID(r, "id")
 	if err != nil {
 		return err
 	}
 	gone := right{r.PathValue("product"), r.PathValue("feature"), r.PathValue("action")}
-	ctx := r.Context()
-	err = s.change(ctx, c, guarded(ctx, c.TenantID, func(tx *database.Tx) (*event, error) {
-		role, err := findRole(ctx, tx, c.TenantID, id)
-		if err != nil {
-			return nil, err
+	missing := false
+	_, err = s.regrant(r, c, c.TenantID, id, func(has map[right]bool) (add, drop []named) {
+		if missing = !has[gone]; missing {
+			return nil, nil
 		}
-		if err := dropRight(ctx, tx, c.TenantID, id, gone); err != nil {
-			return nil, err
-		}
-		return grantsEvent(c.TenantID, role, nil, []right{gone}), nil
-	}))
+		return nil, []named{{"", gone}}
+	})
+	if err == nil && missing {
+		err = notFound()
+	}
 	if err != nil {
 		return err
 	}
@@ -114,8 +172,8 @@ func (s *Service) removeGrant(w http.ResponseWriter, r *http.Request, c server.C
 }
 
 // grantToTenant answers POST /api/tenants/{id}/permissions/: an operator adds
-// rights to a role of any tenant. It is how a new feature reaches the tenants,
-// whose members can't grant what none of them holds.
+// rights to a role of any tenant. It is how a new feature reaches roles whose
+// members can't grant it: none of them holds it, unless by a wildcard.
 func (s *Service) grantToTenant(w http.ResponseWriter, r *http.Request, c server.Caller) error {
 	tenantID, err := pathID(r, "id")
 	if err != nil {
@@ -140,7 +198,7 @@ func (s *Service) grantToTenant(w http.ResponseWriter, r *http.Request, c server
 	if err != nil {
 		return found(err)
 	}
-	return s.regrant(w, r, c, tenantID, role.ID, func(has map[right]bool) (add, drop []named) {
+	after, err := s.regrant(r, c, tenantID, role.ID, func(has map[right]bool) (add, drop []named) {
 		for i, g := range in.Permissions {
 			if !has[g] {
 				add = append(add, named{"/permissions/" + strconv.Itoa(i), g})
@@ -149,6 +207,10 @@ func (s *Service) grantToTenant(w http.ResponseWriter, r *http.Request, c server
 		}
 		return add, nil
 	})
+	if err != nil {
+		return err
+	}
+	return server.WriteTagged(w, r, http.StatusOK, after)
 }
 
 // named is a right and where it stood in the request.
@@ -157,59 +219,68 @@ type named struct {
 	right   right
 }
 
-// regrant changes the rights of a role by the difference that diff finds to
-// what the role has, and answers with the new set. Rights that are added must
-// be in the catalogue and among the caller's own.
-func (s *Service) regrant(w http.ResponseWriter, r *http.Request, c server.Caller, tenantID, roleID int64,
+// regrant changes what a role itself holds by the difference that diff finds to
+// what it has, and returns the new set. What is added must be in the catalogue
+// and among the caller's own rights.
+func (s *Service) regrant(r *http.Request, c server.Caller, tenantID, roleID int64,
 	diff func(has map[right]bool) (add, drop []named),
-) error {
+) (after grantsBody, err error) {
 	ctx := r.Context()
-	var after []right
-	err := s.change(ctx, c, guarded(ctx, tenantID, func(tx *database.Tx) (*event, error) {
-		role, err := findRole(ctx, tx, tenantID, roleID)
+	err = s.change(r, c, guarded(ctx, tenantID, func(tx *edit) (*event, error) {
+		book, err := bookWith(ctx, tx, tenantID, roleID)
 		if err != nil {
 			return nil, err
 		}
-		if after, err = rightsOfRole(ctx, tx, tenantID, roleID); err != nil {
+		if after, err = grantsOf(ctx, book, roleID); err != nil {
 			return nil, err
 		}
-		has := make(map[right]bool, len(after))
-		for _, g := range after {
+		if err := tx.unchanged(after); err != nil {
+			return nil, err
+		}
+		has := make(map[right]bool, len(after.Permissions))
+		for _, g := range after.Permissions {
 			has[g] = true
 		}
+		role := book.Role(roleID)
 		add, drop := diff(has)
-		if len(add)+len(drop) == 0 {
+		switch {
+		case len(add)+len(drop) == 0:
 			return nil, nil
+		case role.Owner:
+			return nil, errOwnerStays("The owner holds everything, and nothing can be added or taken away.")
 		}
-		added, err := grant(ctx, tx, c, tenantID, roleID, add)
-		if err != nil {
+		e := &event{tenantID: tenantID, action: "role.permissions_changed", target: target("role", roleID)}
+		if e.detail, err = applyGrants(ctx, tx, c, tenantID, role, add, drop); err != nil {
 			return nil, err
 		}
-		var dropped []right
-		for _, n := range drop {
-			if err := dropRight(ctx, tx, tenantID, roleID, n.right); err != nil {
-				return nil, err
-			}
-			dropped = append(dropped, n.right)
+		if book, err = rights.Read(ctx, tx, tenantID); err != nil {
+			return nil, err
 		}
-		after, err = rightsOfRole(ctx, tx, tenantID, roleID)
-		return grantsEvent(tenantID, role, added, dropped), err
+		after, err = grantsOf(ctx, book, roleID)
+		return e, err
 	}))
-	if err != nil {
-		return err
-	}
-	return server.WriteJSON(w, http.StatusOK, grantsBody{Permissions: after})
+	return after, err
 }
 
-func grantsEvent(tenantID int64, role roleBody, added, dropped []right) *event {
-	return &event{
-		tenantID: tenantID, action: "role.permissions_changed", target: target("role", role.ID),
-		detail: map[string]any{"role": role.Name, "added": added, "removed": dropped},
+// applyGrants adds to a role and takes from it, and returns what the audit log
+// hears of it.
+func applyGrants(ctx context.Context, tx *edit, c server.Caller, tenantID int64, role *rights.Role, add, drop []named) (detail any, err error) {
+	added, err := grant(ctx, tx, c, tenantID, role.ID, add)
+	if err != nil {
+		return nil, err
 	}
+	var dropped []right
+	for _, n := range drop {
+		if err := dropRight(ctx, tx, tenantID, role.ID, n.right); err != nil {
+			return nil, err
+		}
+		dropped = append(dropped, n.right)
+	}
+	return map[string]any{"role": role.Name, "added": added, "removed": dropped}, nil
 }
 
 // grant adds rights to a role.
-func grant(ctx context.Context, tx *database.Tx, c server.Caller, tenantID, roleID int64, add []named) ([]right, error) {
+func grant(ctx context.Context, tx *edit, c server.Caller, tenantID, roleID int64, add []named) ([]right, error) {
 	if len(add) == 0 {
 		return nil, nil
 	}
@@ -222,46 +293,65 @@ func grant(ctx context.Context, tx *database.Tx, c server.Caller, tenantID, role
 		return nil, err
 	}
 	var f fault
-	var added []right
 	for _, n := range add {
-		if !known.has(n.right) {
-			f.add(n.pointer, "unknown", "The catalogue has no "+strconv.Quote(n.right.String())+".")
-			continue
-		}
-		added = append(added, n.right)
+		f.right(n.pointer, permission.Pattern(n.right), known)
 	}
 	if err := f.problem(); err != nil {
 		return nil, err
 	}
-	for _, g := range added {
-		if !own.mayGrant(g) {
-			return nil, errBeyondOwn(g)
+	var added []right
+	for _, n := range add {
+		if !own.MayGive(permission.Pattern(n.right)) {
+			return nil, errBeyondOwn(n.right.String())
 		}
-		if err := addRight(ctx, tx, tenantID, roleID, g); err != nil {
+		if err := addRight(ctx, tx, tenantID, roleID, n.right); err != nil {
 			return nil, err
 		}
+		added = append(added, n.right)
 	}
 	return added, nil
 }
 
-const insertRight = `INSERT INTO role_feature_permissions (role_id, feature_id, action)
-	SELECT r.id, f.id, $1 FROM roles r, features f JOIN products p ON p.id = f.product_id
-	WHERE r.tenant_id = $2 AND r.id = $3 AND p.name = $4 AND f.name = $5`
+const (
+	insertRight = `INSERT INTO role_feature_permissions (role_id, feature_id, action)
+		SELECT r.id, f.id, $1 FROM roles r, features f JOIN products p ON p.id = f.product_id
+		WHERE r.tenant_id = $2 AND r.id = $3 AND p.name = $4 AND f.name = $5`
+	insertWildcard = `INSERT INTO role_wildcards (role_id, product_id, feature_id, action)
+		SELECT r.id, p.id, f.id, NULLIF($1, '*') FROM roles r
+		LEFT JOIN products p ON p.name = $2 LEFT JOIN features f ON f.product_id = p.id AND f.name = $3
+		WHERE r.tenant_id = $4 AND r.id = $5`
+)
 
-func addRight(ctx context.Context, tx *database.Tx, tenantID, roleID int64, g right) error {
-	if _, err := tx.ExecContext(ctx, insertRight, g.Action, tenantID, roleID, g.Product, g.Feature); err != nil {
+// addRight gives a role a right that is in the catalogue.
+func addRight(ctx context.Context, tx *edit, tenantID, roleID int64, g right) (err error) {
+	if permission.Pattern(g).Wildcard() {
+		_, err = tx.ExecContext(ctx, insertWildcard, g.Action, g.Product, g.Feature, tenantID, roleID)
+	} else {
+		_, err = tx.ExecContext(ctx, insertRight, g.Action, tenantID, roleID, g.Product, g.Feature)
+	}
+	if err != nil {
 		return fmt.Errorf("grant %s: %w", g, err)
 	}
 	return nil
 }
 
-const deleteRight = `DELETE FROM role_feature_permissions
-	WHERE action = $1 AND role_id = (SELECT id FROM roles WHERE tenant_id = $2 AND id = $3)
-	AND feature_id = (SELECT f.id FROM features f JOIN products p ON p.id = f.product_id WHERE p.name = $4 AND f.name = $5)`
+const (
+	deleteRight = `DELETE FROM role_feature_permissions
+		WHERE action = $1 AND role_id = (SELECT id FROM roles WHERE tenant_id = $2 AND id = $3)
+		AND feature_id = (SELECT f.id FROM features f JOIN products p ON p.id = f.product_id WHERE p.name = $4 AND f.name = $5)`
+	deleteWildcard = `DELETE FROM role_wildcards
+		WHERE COALESCE(action, '*') = $1 AND role_id = (SELECT id FROM roles WHERE tenant_id = $2 AND id = $3)
+		AND COALESCE((SELECT p.name FROM products p WHERE p.id = role_wildcards.product_id), '*') = $4
+		AND COALESCE((SELECT f.name FROM features f WHERE f.id = role_wildcards.feature_id), '*') = $5`
+)
 
 // dropRight takes a right from a role, or returns a 404 problem if it has none.
-func dropRight(ctx context.Context, tx *database.Tx, tenantID, roleID int64, g right) error {
-	err := affected(tx.ExecContext(ctx, deleteRight, g.Action, tenantID, roleID, g.Product, g.Feature))
+func dropRight(ctx context.Context, tx *edit, tenantID, roleID int64, g right) error {
+	statement := deleteRight
+	if permission.Pattern(g).Wildcard() {
+		statement = deleteWildcard
+	}
+	err := affected(tx.ExecContext(ctx, statement, g.Action, tenantID, roleID, g.Product, g.Feature))
 	var e *problem.Error
 	if err != nil && !errors.As(err, &e) {
 		return fmt.Errorf("revoke %s: %w", g, err)

@@ -8,7 +8,7 @@ import (
 	"net/http"
 
 	"github.com/tenantgate/tenantgate/backends/server"
-	"github.com/tenantgate/tenantgate/internal/database"
+	"github.com/tenantgate/tenantgate/backends/tenant/rights"
 	"github.com/tenantgate/tenantgate/internal/identity"
 	"github.com/tenantgate/tenantgate/internal/problem"
 )
@@ -65,11 +65,15 @@ func (s *Service) listMembers(w http.ResponseWriter, r *http.Request, c server.C
 
 // getMember answers GET /api/members/{user_id}/.
 func (s *Service) getMember(w http.ResponseWriter, r *http.Request, c server.Caller) error {
-	m, err := findMember(r.Context(), s.config.DB.Reader(), c.TenantID, r.PathValue("user_id"))
+	userID, err := pathUserID(r)
 	if err != nil {
 		return err
 	}
-	return server.WriteJSON(w, http.StatusOK, m)
+	m, err := findMember(r.Context(), s.config.DB.Reader(), c.TenantID, userID)
+	if err != nil {
+		return err
+	}
+	return server.WriteTagged(w, r, http.StatusOK, m)
 }
 
 // addMember answers POST /api/members/: it makes a user who has an account a
@@ -96,7 +100,7 @@ func (s *Service) addMember(w http.ResponseWriter, r *http.Request, c server.Cal
 	}
 	ctx := r.Context()
 	var added memberBody
-	err := s.change(ctx, c, func(tx *database.Tx) (*event, error) {
+	err := s.change(r, c, func(tx *edit) (*event, error) {
 		role, err := assignable(ctx, tx, c, in.Role)
 		if err != nil {
 			return nil, err
@@ -105,17 +109,20 @@ func (s *Service) addMember(w http.ResponseWriter, r *http.Request, c server.Cal
 		if err != nil {
 			return nil, err
 		}
-		if err := identity.InsertMembership(ctx, tx, c.TenantID, account.ID, role.ID); err != nil {
+		if err := identity.InsertMembership(ctx, tx.Tx, c.TenantID, account.ID, role.ID); err != nil {
 			return nil, err
 		}
 		added, err = findMember(ctx, tx, c.TenantID, account.ID)
-		return &event{tenantID: c.TenantID, action: "member.added", target: target("user", account.ID), detail: map[string]string{"role": role.Name}}, err
+		return &event{
+			tenantID: c.TenantID, userID: account.ID, action: "member.added", target: target("user", account.ID),
+			detail: map[string]string{"role": role.Name},
+		}, err
 	})
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Location", "/api/members/"+added.UserID+"/")
-	return server.WriteJSON(w, http.StatusCreated, added)
+	return server.WriteTagged(w, r, http.StatusCreated, added)
 }
 
 // findAccount returns the active user with the given id, or else e-mail
@@ -123,9 +130,12 @@ func (s *Service) addMember(w http.ResponseWriter, r *http.Request, c server.Cal
 func findAccount(ctx context.Context, q identity.Queryer, idPointer, id, emailPointer, email string) (identity.User, error) {
 	var user identity.User
 	pointer, err := idPointer, error(nil)
-	if id != "" {
+	switch {
+	case id != "" && !storable(id):
+		err = identity.ErrNotFound
+	case id != "":
 		user, err = identity.FindUser(ctx, q, id)
-	} else {
+	default:
 		pointer = emailPointer
 		var key string
 		if key, err = identity.EmailKey(email); err == nil {
@@ -144,28 +154,34 @@ func findAccount(ctx context.Context, q identity.Queryer, idPointer, id, emailPo
 // assignable returns the role with the given name in the caller's tenant, if
 // the caller holds every right that it carries: otherwise whoever may add
 // members could make themselves an administrator.
-func assignable(ctx context.Context, tx *database.Tx, c server.Caller, name string) (roleRef, error) {
-	role, err := findRoleByName(ctx, tx, c.TenantID, name)
-	if errors.Is(err, sql.ErrNoRows) {
+func assignable(ctx context.Context, tx *edit, c server.Caller, name string) (roleRef, error) {
+	book, err := rights.Read(ctx, tx, c.TenantID)
+	if err != nil {
+		return roleRef{}, err
+	}
+	role := book.ByName(name)
+	if role == nil {
 		return roleRef{}, server.Invalid(problem.Field{Pointer: "/role", Code: "unknown", Detail: "There is no such role in this tenant."})
 	}
+	return roleRef{ID: role.ID, Name: role.Name}, mayGiveRole(ctx, book, c, role.ID)
+}
+
+// mayUnseat returns a 403 problem if the role is the owner's and the caller is
+// neither an owner nor an operator: whoever manages members must not be able to
+// take the tenant from its owner.
+func mayUnseat(ctx context.Context, tx *edit, c server.Caller, roleID int64) error {
+	book, err := rights.Read(ctx, tx, c.TenantID)
 	if err != nil {
-		return roleRef{}, err
+		return err
 	}
-	own, err := holdings(ctx, tx, c)
-	if err != nil {
-		return roleRef{}, err
+	if r := book.Role(roleID); r == nil || !r.Owner {
+		return nil
 	}
-	carried, err := rightsOfRole(ctx, tx, c.TenantID, role.ID)
-	if err != nil {
-		return roleRef{}, err
+	err = mayGiveRole(ctx, book, c, roleID)
+	if errors.As(err, new(*problem.Error)) {
+		return errBeyondOwn(rights.Owner)
 	}
-	for _, right := range carried {
-		if !own.mayGrant(right) {
-			return roleRef{}, errBeyondOwn(right)
-		}
-	}
-	return roleRef{ID: role.ID, Name: role.Name}, nil
+	return err
 }
 
 const setMemberRole = `UPDATE memberships SET role_id = $1, updated_at = $2 WHERE tenant_id = $3 AND user_id = $4`
@@ -183,10 +199,20 @@ func (s *Service) updateMember(w http.ResponseWriter, r *http.Request, c server.
 	if err := f.problem(); err != nil {
 		return err
 	}
-	ctx, userID := r.Context(), r.PathValue("user_id")
+	userID, err := pathUserID(r)
+	if err != nil {
+		return err
+	}
+	ctx := r.Context()
 	var after memberBody
-	err := s.change(ctx, c, guarded(ctx, c.TenantID, func(tx *database.Tx) (*event, error) {
+	err = s.change(r, c, guarded(ctx, c.TenantID, func(tx *edit) (*event, error) {
 		before, err := findMember(ctx, tx, c.TenantID, userID)
+		if err == nil {
+			err = tx.unchanged(before)
+		}
+		if err == nil {
+			err = mayUnseat(ctx, tx, c, before.Role.ID)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -202,14 +228,14 @@ func (s *Service) updateMember(w http.ResponseWriter, r *http.Request, c server.
 		}
 		after, err = findMember(ctx, tx, c.TenantID, userID)
 		return &event{
-			tenantID: c.TenantID, action: "member.updated", target: target("user", userID),
+			tenantID: c.TenantID, userID: userID, action: "member.updated", target: target("user", userID),
 			detail: map[string]string{"from": before.Role.Name, "to": role.Name},
 		}, err
 	}))
 	if err != nil {
 		return err
 	}
-	return server.WriteJSON(w, http.StatusOK, after)
+	return server.WriteTagged(w, r, http.StatusOK, after)
 }
 
 const deleteMember = `DELETE FROM memberships WHERE tenant_id = $1 AND user_id = $2`
@@ -217,10 +243,24 @@ const deleteMember = `DELETE FROM memberships WHERE tenant_id = $1 AND user_id =
 // removeMember answers DELETE /api/members/{user_id}/. The account stays; its
 // sessions in this tenant end with their next refresh.
 func (s *Service) removeMember(w http.ResponseWriter, r *http.Request, c server.Caller) error {
-	ctx, userID := r.Context(), r.PathValue("user_id")
-	err := s.change(ctx, c, guarded(ctx, c.TenantID, func(tx *database.Tx) (*event, error) {
-		err := affected(tx.ExecContext(ctx, deleteMember, c.TenantID, userID))
-		return &event{tenantID: c.TenantID, action: "member.removed", target: target("user", userID)}, err
+	userID, err := pathUserID(r)
+	if err != nil {
+		return err
+	}
+	ctx := r.Context()
+	err = s.change(r, c, guarded(ctx, c.TenantID, func(tx *edit) (*event, error) {
+		before, err := findMember(ctx, tx, c.TenantID, userID)
+		if err == nil {
+			err = tx.unchanged(before)
+		}
+		if err == nil {
+			err = mayUnseat(ctx, tx, c, before.Role.ID)
+		}
+		if err != nil {
+			return nil, err
+		}
+		_, err = tx.ExecContext(ctx, deleteMember, c.TenantID, userID)
+		return &event{tenantID: c.TenantID, userID: userID, action: "member.removed", target: target("user", userID)}, err
 	}))
 	if err != nil {
 		return err

@@ -2,96 +2,89 @@ package tenant
 
 import (
 	"context"
-	"database/sql"
 	"fmt"
 	"net/http"
 
 	"github.com/tenantgate/tenantgate/backends/server"
-	"github.com/tenantgate/tenantgate/internal/database"
-	"github.com/tenantgate/tenantgate/internal/identity"
+	"github.com/tenantgate/tenantgate/backends/tenant/rights"
 	"github.com/tenantgate/tenantgate/internal/permission"
 	"github.com/tenantgate/tenantgate/internal/problem"
 )
 
-// right is a permission in a request or response.
+// right is what a grant names, one permission or with "*" many, in a request or
+// response.
 type right struct {
 	Product string `json:"product"`
 	Feature string `json:"feature"`
 	Action  string `json:"action"`
 }
 
-func (g right) String() string { return permission.Permission(g).String() }
+func (g right) String() string { return permission.Pattern(g).String() }
 
-const selectRights = `SELECT p.name, f.name, g.action
-	FROM role_feature_permissions g JOIN features f ON f.id = g.feature_id JOIN products p ON p.id = f.product_id
-	WHERE g.role_id = (SELECT id FROM roles WHERE tenant_id = $1 AND id = $2) ORDER BY p.name, f.name, g.action`
-
-// rightsOfRole returns what a role of a tenant may do, in the order of names.
-func rightsOfRole(ctx context.Context, q identity.Queryer, tenantID, roleID int64) ([]right, error) {
-	return query(ctx, q, scanRight, selectRights, tenantID, roleID)
-}
-
-func scanRight(rows *sql.Rows) (g right, err error) {
-	err = rows.Scan(&g.Product, &g.Feature, &g.Action)
-	return g, err
-}
-
-// holding is what a caller may grant to others.
-type holding struct {
-	rights map[right]bool
-	// operator runs the installation: they made the catalogue, and somebody
-	// must be the first to grant a right that is new.
-	operator bool
-}
-
-const selectCallerRights = `SELECT p.name, f.name, g.action
-	FROM memberships m JOIN role_feature_permissions g ON g.role_id = m.role_id
-	JOIN features f ON f.id = g.feature_id JOIN products p ON p.id = f.product_id
-	WHERE m.tenant_id = $1 AND m.user_id = $2`
-
-// holdings returns what the table says the caller may do at this moment: the
+// holdings returns what the table says the caller holds at this moment: the
 // gateway's snapshot, and roles in a token even more so, may be older.
-func holdings(ctx context.Context, tx *database.Tx, c server.Caller) (holding, error) {
-	all, err := query(ctx, tx, scanRight, selectCallerRights, c.TenantID, c.UserID)
+func holdings(ctx context.Context, tx *edit, c server.Caller) (rights.Set, error) {
+	book, err := rights.Read(ctx, tx, c.TenantID)
 	if err != nil {
-		return holding{}, err
+		return rights.Set{}, err
 	}
-	h := holding{rights: make(map[right]bool, len(all))}
-	for _, g := range all {
-		h.rights[g] = true
-	}
-	h.operator = h.rights[right{builtInProduct, featurePlatform, permission.Write}]
-	return h, nil
+	return book.Member(ctx, c.UserID)
 }
 
-func (h holding) mayGrant(g right) bool { return h.operator || h.rights[g] }
+// mayGiveRole returns a 403 problem unless the caller holds every right that a
+// role of the book carries.
+func mayGiveRole(ctx context.Context, book *rights.Book, c server.Caller, roleID int64) error {
+	own, err := book.Member(ctx, c.UserID)
+	if err != nil {
+		return err
+	}
+	carried, err := book.Holds(ctx, roleID)
+	if err != nil {
+		return err
+	}
+	if missing := own.Lacks(carried); len(missing) > 0 {
+		return errBeyondOwn(missing[0])
+	}
+	return nil
+}
 
-// errBeyondOwn is the refusal to hand on a right that the caller does not hold.
-func errBeyondOwn(g right) error {
+// errBeyondOwn is the refusal to hand on what the caller does not hold.
+func errBeyondOwn(missing string) error {
 	e := problem.New(http.StatusForbidden, "beyond-own-rights", "You can't give a right that you don't hold yourself.")
-	e.Extra = map[string]any{"permission": g.String()}
+	e.Extra = map[string]any{"permission": missing}
 	return e
 }
 
+// Both are what nobody could give back after the last who holds it is gone.
+var (
+	manageMembers = permission.Permission{Product: permission.OwnProduct, Feature: featureMembers, Action: permission.Write}
+	runPlatform   = permission.Permission{Product: permission.OwnProduct, Feature: permission.PlatformFeature, Action: permission.Write}
+)
+
 const (
-	// Both start from the few roles that hold the right, not from the members.
-	managersExist = `SELECT EXISTS (SELECT 1 FROM memberships m JOIN users u ON u.id = m.user_id
-		WHERE m.tenant_id = $1 AND u.status = 'active' AND m.role_id IN (
-			SELECT r.id FROM roles r JOIN role_feature_permissions g ON g.role_id = r.id
-			JOIN features f ON f.id = g.feature_id JOIN products p ON p.id = f.product_id
-			WHERE r.tenant_id = $1 AND p.name = 'tenantgate' AND f.name = 'members' AND g.action = 'write'))`
-	operatorsExist = `SELECT EXISTS (SELECT 1 FROM products p JOIN features f ON f.product_id = p.id
-		JOIN role_feature_permissions g ON g.feature_id = f.id JOIN roles r ON r.id = g.role_id
-		JOIN memberships m ON m.tenant_id = r.tenant_id AND m.role_id = r.id JOIN users u ON u.id = m.user_id
-		JOIN tenants t ON t.id = r.tenant_id
-		WHERE t.status = 'active' AND u.status = 'active' AND p.name = 'tenantgate' AND f.name = 'platform' AND g.action = 'write')`
+	activeMemberExists = `SELECT EXISTS (SELECT 1 FROM memberships m JOIN users u ON u.id = m.user_id
+		WHERE m.tenant_id = $1 AND m.role_id = $2 AND u.status = 'active')`
+	// Only a row that names the right gives it, or one that is inherited: no
+	// wildcard does, and no owner has it.
+	operatorsExist = `WITH RECURSIVE holders (tenant_id, role_id) AS (
+			SELECT r.tenant_id, r.id FROM products p JOIN features f ON f.product_id = p.id
+			JOIN role_feature_permissions g ON g.feature_id = f.id JOIN roles r ON r.id = g.role_id
+			WHERE p.name = 'tenantgate' AND f.name = 'platform' AND g.action = 'write'
+			UNION
+			SELECT i.tenant_id, i.role_id FROM holders h JOIN role_parents i ON i.tenant_id = h.tenant_id AND i.parent_id = h.role_id
+		)
+		SELECT EXISTS (SELECT 1 FROM holders h JOIN memberships m ON m.tenant_id = h.tenant_id AND m.role_id = h.role_id
+		JOIN users u ON u.id = m.user_id JOIN tenants t ON t.id = h.tenant_id
+		WHERE t.status = 'active' AND u.status = 'active')`
 )
 
 // guarded wraps a change to a tenant's members or rights: it must not take the
 // tenant's last member who may manage members, nor the installation's last who
-// may manage the platform. Nobody could give those rights back.
-func guarded(ctx context.Context, tenantID int64, f func(*database.Tx) (*event, error)) func(*database.Tx) (*event, error) {
-	return func(tx *database.Tx) (*event, error) {
+// may manage the platform. For a change to a tenant itself, which may take all
+// its members, tenantID is 0. Rights count that are inherited, or held by a
+// wildcard or as the owner.
+func guarded(ctx context.Context, tenantID int64, f func(*edit) (*event, error)) func(*edit) (*event, error) {
+	return func(tx *edit) (*event, error) {
 		managed, operated, err := watch(ctx, tx, tenantID)
 		if err != nil {
 			return nil, err
@@ -105,27 +98,46 @@ func guarded(ctx context.Context, tenantID int64, f func(*database.Tx) (*event, 
 		case err != nil:
 			return nil, err
 		case managed && !stillManaged:
-			return nil, errLast(right{builtInProduct, featureMembers, permission.Write})
+			return nil, errLast(manageMembers)
 		case operated && !stillOperated:
-			return nil, errLast(right{builtInProduct, featurePlatform, permission.Write})
+			return nil, errLast(runPlatform)
 		}
 		return e, nil
 	}
 }
 
 // watch reports whether the tenant and the installation have somebody in charge.
-func watch(ctx context.Context, tx *database.Tx, tenantID int64) (managed, operated bool, err error) {
-	if err := tx.QueryRowContext(ctx, managersExist, tenantID).Scan(&managed); err != nil {
-		return false, false, fmt.Errorf("look for managers: %w", err)
-	}
+func watch(ctx context.Context, tx *edit, tenantID int64) (managed, operated bool, err error) {
 	if err := tx.QueryRowContext(ctx, operatorsExist).Scan(&operated); err != nil {
 		return false, false, fmt.Errorf("look for operators: %w", err)
+	}
+	if tenantID == 0 {
+		return false, operated, nil
+	}
+	book, err := rights.Read(ctx, tx, tenantID)
+	if err != nil {
+		return false, false, err
+	}
+	holders, err := book.Holders(ctx, manageMembers)
+	if err != nil {
+		return false, false, err
+	}
+	for _, role := range holders {
+		if err := tx.QueryRowContext(ctx, activeMemberExists, tenantID, role.ID).Scan(&managed); err != nil {
+			return false, false, fmt.Errorf("look for managers: %w", err)
+		}
+		if managed {
+			break
+		}
 	}
 	return managed, operated, nil
 }
 
-func errLast(g right) error {
+func errLast(p permission.Permission) error {
 	e := problem.New(http.StatusConflict, "last-holder", "Nobody would be left to manage this: give the right to somebody else first.")
-	e.Extra = map[string]any{"permission": g.String()}
+	e.Extra = map[string]any{"permission": p.String()}
 	return e
 }
+
+// errOwnerStays is the refusal to change what the built-in owner holds.
+func errOwnerStays(detail string) error { return problem.New(http.StatusConflict, "built-in", detail) }

@@ -21,9 +21,9 @@ func TestSQLParametersAppearInOrder(t *testing.T) {
 	t.Parallel()
 	parameter := regexp.MustCompile(`\$(\d+)`)
 	statements := 0
-	for _, folder := range []string{".", "../auth", "../seed"} {
+	for _, folder := range []string{".", "rights", "../auth", "../seed"} {
 		for name, text := range constants(t, folder) {
-			if !regexp.MustCompile(`^(SELECT|INSERT|UPDATE|DELETE) `).MatchString(text) {
+			if !regexp.MustCompile(`^(SELECT|INSERT|UPDATE|DELETE|WITH) `).MatchString(text) {
 				continue
 			}
 			statements++
@@ -46,14 +46,16 @@ func TestSQLParametersAppearInOrder(t *testing.T) {
 // everywhere.
 func TestTenantTablesAreAlwaysScoped(t *testing.T) {
 	t.Parallel()
-	owned := regexp.MustCompile(`(FROM|JOIN|INTO|UPDATE) (roles|memberships|role_feature_permissions|invitations|audit_events)\b`)
+	owned := regexp.MustCompile(`(FROM|JOIN|INTO|UPDATE) (roles|memberships|role_feature_permissions|role_wildcards|role_parents|invitations|audit_events)\b`)
 	acrossTenants := map[string]bool{
 		"operatorsExist": true, // anybody who runs the installation
 		"deleteAction":   true, // an action left the catalogue
 	}
-	for name, text := range constants(t, ".") {
-		if owned.MatchString(text) && !acrossTenants[name] {
-			require.Contains(t, text, "tenant_id", name)
+	for _, folder := range []string{".", "rights"} {
+		for name, text := range constants(t, folder) {
+			if owned.MatchString(text) && !acrossTenants[name] {
+				require.Contains(t, text, "tenant_id", name)
+			}
 		}
 	}
 }

@@ -19,9 +19,9 @@ import (
 // The gateway's own product and those of its features that this package names.
 // Their rights guard the routes, so the catalogue never loses them.
 const (
-	builtInProduct  = "tenantgate"
+	builtInProduct  = permission.OwnProduct
 	featureMembers  = "members"
-	featurePlatform = "platform"
+	featurePlatform = permission.PlatformFeature
 )
 
 // Config is what a [Service] needs. DB, Log and Clock are required.
@@ -93,6 +93,9 @@ func (s *Service) routes() []route {
 		{"PUT", "/api/roles/{id}/permissions/", grants, s.replaceGrants},
 		{"POST", "/api/roles/{id}/permissions/", grants, s.addGrant},
 		{"DELETE", "/api/roles/{id}/permissions/{product}/{feature}/{action}/", grants, s.removeGrant},
+
+		{"GET", "/api/roles/{id}/parents/", grants, s.listParents},
+		{"PUT", "/api/roles/{id}/parents/", grants, s.replaceParents},
 
 		{"GET", "/api/products/", grants, s.listProducts},
 		{"POST", "/api/products/", platform, s.createProduct},

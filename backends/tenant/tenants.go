@@ -8,13 +8,15 @@ import (
 	"strconv"
 
 	"github.com/tenantgate/tenantgate/backends/server"
-	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/identity"
 	"github.com/tenantgate/tenantgate/internal/problem"
 )
 
-// adminRole is the role that a new tenant starts with.
-const adminRole = "Admin"
+// The roles that a new tenant starts with.
+const (
+	ownerRole = "Owner"
+	adminRole = "Admin"
+)
 
 // tenantBody is a tenant in a response.
 type tenantBody struct {
@@ -43,7 +45,7 @@ func (s *Service) ownTenant(w http.ResponseWriter, r *http.Request, c server.Cal
 	if err != nil {
 		return err
 	}
-	return server.WriteJSON(w, http.StatusOK, t)
+	return server.WriteTagged(w, r, http.StatusOK, t)
 }
 
 // renameOwnTenant answers PATCH /api/tenant/. A tenant can't lift its own suspension.
@@ -83,14 +85,13 @@ func (s *Service) getTenant(w http.ResponseWriter, r *http.Request, _ server.Cal
 	if err != nil {
 		return err
 	}
-	return server.WriteJSON(w, http.StatusOK, t)
+	return server.WriteTagged(w, r, http.StatusOK, t)
 }
 
 const insertTenant = `INSERT INTO tenants (name, created_at, updated_at) VALUES ($1, $2, $2) RETURNING id, name, status, created_at, updated_at`
 
-// createTenant answers POST /api/tenants/. The tenant starts with a role Admin
-// that may do everything but run the installation, and with an admin if one is
-// named; otherwise the first member must be invited.
+// createTenant answers POST /api/tenants/. Who is named as the admin becomes the
+// owner; otherwise the first member must be invited.
 func (s *Service) createTenant(w http.ResponseWriter, r *http.Request, c server.Caller) error {
 	var in struct {
 		Name        string `json:"name"`
@@ -110,15 +111,12 @@ func (s *Service) createTenant(w http.ResponseWriter, r *http.Request, c server.
 	}
 	ctx := r.Context()
 	var created tenantBody
-	err := s.change(ctx, c, func(tx *database.Tx) (_ *event, err error) {
+	err := s.change(r, c, func(tx *edit) (_ *event, err error) {
 		if created, err = scanTenant(tx.QueryRowContext(ctx, insertTenant, in.Name, tx.NowMS())); err != nil {
 			return nil, err
 		}
-		role, err := scanRole(tx.QueryRowContext(ctx, insertRole, created.ID, adminRole, tx.NowMS()))
+		owner, err := insertFirstRoles(ctx, tx, created.ID)
 		if err != nil {
-			return nil, err
-		}
-		if err := grantAll(ctx, tx, created.ID, role.ID); err != nil {
 			return nil, err
 		}
 		detail := map[string]string{"name": created.Name}
@@ -127,18 +125,31 @@ func (s *Service) createTenant(w http.ResponseWriter, r *http.Request, c server.
 			if err != nil {
 				return nil, err
 			}
-			if err := identity.InsertMembership(ctx, tx, created.ID, admin.ID, role.ID); err != nil {
+			if err := identity.InsertMembership(ctx, tx.Tx, created.ID, admin.ID, owner.ID); err != nil {
 				return nil, err
 			}
 			detail["admin"] = admin.ID
 		}
-		return &event{tenantID: created.ID, action: "tenant.created", target: target("tenant", created.ID), detail: detail}, nil
+		return &event{tenantID: created.ID, whole: true, action: "tenant.created", target: target("tenant", created.ID), detail: detail}, nil
 	})
 	if err != nil {
 		return err
 	}
 	w.Header().Set("Location", "/api/tenants/"+strconv.FormatInt(created.ID, 10)+"/")
-	return server.WriteJSON(w, http.StatusCreated, created)
+	return server.WriteTagged(w, r, http.StatusCreated, created)
+}
+
+// insertFirstRoles adds the built-in owner and a role Admin with every right that
+// there is at this moment but those of the platform. It returns the owner.
+func insertFirstRoles(ctx context.Context, tx *edit, tenantID int64) (owner roleBody, err error) {
+	if owner, err = scanRole(tx.QueryRowContext(ctx, insertRole, tenantID, ownerRole, kindOwner, tx.NowMS())); err != nil {
+		return roleBody{}, fmt.Errorf("insert role: %w", err)
+	}
+	admin, err := scanRole(tx.QueryRowContext(ctx, insertRole, tenantID, adminRole, kindCustom, tx.NowMS()))
+	if err != nil {
+		return roleBody{}, fmt.Errorf("insert role: %w", err)
+	}
+	return owner, grantAll(ctx, tx, tenantID, admin.ID)
 }
 
 // updateTenant answers PATCH /api/tenants/{id}/.
@@ -183,8 +194,11 @@ func (s *Service) patchTenant(w http.ResponseWriter, r *http.Request, c server.C
 	}
 	ctx := r.Context()
 	var after tenantBody
-	err := s.change(ctx, c, func(tx *database.Tx) (*event, error) {
+	err := s.change(r, c, guarded(ctx, 0, func(tx *edit) (*event, error) {
 		before, err := findTenant(ctx, tx, id)
+		if err == nil {
+			err = tx.unchanged(before)
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -200,11 +214,11 @@ func (s *Service) patchTenant(w http.ResponseWriter, r *http.Request, c server.C
 		}
 		after, err = scanTenant(tx.QueryRowContext(ctx, setTenant, after.Name, after.Status, tx.NowMS(), id))
 		return &event{tenantID: id, action: "tenant.updated", target: target("tenant", id), detail: map[string]tenantBody{"from": before, "to": after}}, err
-	})
+	}))
 	if err != nil {
 		return err
 	}
-	return server.WriteJSON(w, http.StatusOK, after)
+	return server.WriteTagged(w, r, http.StatusOK, after)
 }
 
 const deleteTenant = `DELETE FROM tenants WHERE id = $1`
@@ -220,16 +234,21 @@ func (s *Service) deleteTenant(w http.ResponseWriter, r *http.Request, c server.
 		return errOwnTenant()
 	}
 	ctx := r.Context()
-	err = s.change(ctx, c, func(tx *database.Tx) (*event, error) {
+	err = s.change(r, c, guarded(ctx, 0, func(tx *edit) (*event, error) {
 		before, err := findTenant(ctx, tx, id)
+		if err == nil {
+			err = tx.unchanged(before)
+		}
 		if err != nil {
 			return nil, err
 		}
 		if _, err := tx.ExecContext(ctx, deleteTenant, id); err != nil {
 			return nil, fmt.Errorf("delete tenant: %w", err)
 		}
-		return &event{tenantID: id, action: "tenant.deleted", target: target("tenant", id), detail: map[string]string{"name": before.Name}}, nil
-	})
+		return &event{
+			tenantID: id, whole: true, action: "tenant.deleted", target: target("tenant", id), detail: map[string]string{"name": before.Name},
+		}, nil
+	}))
 	if err != nil {
 		return err
 	}

@@ -86,8 +86,11 @@ func Load(caddyfile []byte, storage string) (*Gateway, error) {
 	return nil, nil
 }
 
-// standIn replaces guards by handlers that note them, and proxies by ones that
-// note the upstream and answer. What listens is dropped: nothing is to listen.
+// itself is the upstream that stands for the gateway's own answers.
+const itself = "the gateway itself"
+
+// standIn replaces guards by handlers that note them, and what answers by ones
+// that note the upstream and answer. What listens is dropped: nothing is to listen.
 func standIn(v any) {
 	switch v := v.(type) {
 	case []any:
@@ -106,6 +109,8 @@ func standIn(v any) {
 			replace(v, map[string]any{"handler": "headers", "response": map[string]any{"add": map[string]any{guardHeader: []string{guard(v)}}}})
 		case "reverse_proxy":
 			replace(v, map[string]any{"handler": "static_response", "headers": map[string]any{upstreamHeader: []string{dial(v)}}})
+		case "permission_answers":
+			replace(v, map[string]any{"handler": "static_response", "headers": map[string]any{upstreamHeader: []string{itself}}})
 		}
 	}
 }
@@ -151,14 +156,19 @@ func (g *Gateway) Way(method, path string) (guards []string, upstream string) {
 var placeholder = regexp.MustCompile(`\{[^}]*\}`)
 
 // Check returns the operations that the gateway does not guard as the
-// description says or does not send where upstreams says by the first tag.
+// description says or does not send where upstreams says. What the description
+// has the gateway answer must reach no upstream.
 // A path without its last slash must be guarded in the same way or not be there.
 func (g *Gateway) Check(doc *contract.Document, upstreams func(contract.Operation) string) []string {
 	var faults []string
 	for _, o := range doc.Operations {
 		path := placeholder.ReplaceAllString(o.Path, "7")
 		guards, upstream := g.Way(o.Method, path)
-		if want := upstreams(o); upstream != want {
+		want := itself
+		if !o.Gateway {
+			want = upstreams(o)
+		}
+		if upstream != want {
 			faults = append(faults, fmt.Sprintf("%s reaches %q, not %q", o, upstream, want))
 		}
 		if want := wanted(o); !slices.Equal(complete(guards, o.Method), want) {

@@ -71,6 +71,14 @@ func TestTheCheckFindsAHoleInTheCaddyfile(t *testing.T) {
 			"\thandle @session {\n\t\timport token\n", "\thandle @session {\n",
 			`GET /api/auth/me passes [], not ["token"]`,
 		},
+		"no token is asked for where the gateway answers": {
+			"\thandle @rights {\n\t\timport token\n", "\thandle @rights {\n",
+			`GET /api/permissions/me passes [], not ["token"]`,
+		},
+		"the gateway does not answer": {
+			"\t\tpermission_answers\n", "",
+			`POST /api/permissions/check reaches "", not "the gateway itself"`,
+		},
 		"a protected path is open": {
 			"path /.well-known/jwks.json /api/auth/login /api/auth/refresh", "path /.well-known/jwks.json /api/auth/login /api/auth/refresh /api/auth/me",
 			`GET /api/auth/me passes [], not ["token"]`,
