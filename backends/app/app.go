@@ -31,6 +31,8 @@ const (
 	writeTimeout      = time.Minute
 	idleTimeout       = 2 * time.Minute
 	maxHeaderBytes    = 32 << 10
+	// healthTimeout is when a store that says nothing counts as gone.
+	healthTimeout = 2 * time.Second
 )
 
 // App is the backends of one process. [New] opens the store, [App.Listen]
@@ -40,6 +42,7 @@ type App struct {
 	log    *zap.Logger
 	db     *database.DB
 	hasher *password.Hasher
+	news   *news // nil without Redis
 
 	endpoints  []endpoint
 	background []func(context.Context) error
@@ -62,7 +65,8 @@ const (
 )
 
 // New checks config, opens the store and, on SQLite, brings its schema up to
-// date. Lines go to log, with the service's name added.
+// date; on PostgreSQL an old one is an error. Lines go to log, with the
+// service's name added.
 func New(ctx context.Context, config Config, log *zap.Logger) (*App, error) {
 	if err := config.Validate(); err != nil {
 		return nil, err
@@ -71,7 +75,7 @@ func New(ctx context.Context, config Config, log *zap.Logger) (*App, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := db.Migrate(ctx); err != nil {
+	if err := db.MigrateAtStart(ctx); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
 	a := &App{config: config, log: log, db: db, hasher: password.NewHasher(config.HashParallel)}
@@ -82,6 +86,9 @@ func New(ctx context.Context, config Config, log *zap.Logger) (*App, error) {
 	}
 	for i := range a.endpoints {
 		a.endpoints[i].log = log.With(zap.String("service", a.endpoints[i].service))
+	}
+	if a.news, err = newNews(&config, db, a.endpoints[tenantEndpoint].log); err != nil {
+		return nil, errors.Join(err, db.Close())
 	}
 	return a, nil
 }
@@ -267,7 +274,9 @@ func (a *App) withHealth(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 			return
 		}
-		if err := a.db.Reader().PingContext(r.Context()); err != nil {
+		ctx, cancel := context.WithTimeout(r.Context(), healthTimeout)
+		defer cancel()
+		if err := a.db.Reader().PingContext(ctx); err != nil {
 			http.Error(w, "the store does not answer", http.StatusServiceUnavailable)
 			return
 		}
@@ -281,7 +290,7 @@ func (a *App) Close() error {
 	var err error
 	a.closeOnce.Do(func() {
 		a.closeListeners()
-		err = a.db.Close()
+		err = errors.Join(a.news.close(), a.db.Close())
 	})
 	return err
 }

@@ -19,6 +19,7 @@ import (
 
 	"github.com/tenantgate/tenantgate/backends/app"
 	"github.com/tenantgate/tenantgate/backends/seed"
+	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 	"github.com/tenantgate/tenantgate/internal/logging"
 )
 
@@ -61,6 +62,8 @@ func TestValidate(t *testing.T) {
 		"beyond loopback with one":          {map[string]string{"TENANT_LISTEN": ":9002", "GATEWAY_SECRET": "sixteen random b"}, ""},
 		"loopback by name and IPv6":         {map[string]string{"TENANT_LISTEN": "localhost:9002", "AUTH_LISTEN": "[::1]:9001"}, ""},
 		"an address without a port":         {map[string]string{"AUTH_LISTEN": "localhost"}, `AUTH_LISTEN: "localhost" is not host:port`},
+		"a Redis that is none":              {map[string]string{"REDIS_URL": "http://:secret@redis.test"}, "REDIS_URL: the URL begins with no known scheme: write redis://, rediss://, unix://, redis+sentinel://, rediss+sentinel://, redis+cluster:// or rediss+cluster://"},
+		"a namespace with a space":          {map[string]string{"NAMESPACE": "my gateway"}, `NAMESPACE: "my gateway" is no namespace of a gateway: use 1 to 64 letters, digits and . _ : -`},
 		"a short gateway secret":            {map[string]string{"GATEWAY_SECRET": "short"}, "GATEWAY_SECRET: has 5 bytes, give at least 16 random ones"},
 		"a short key secret":                {map[string]string{"KEY_ENCRYPTION_SECRET": "short"}, "KEY_ENCRYPTION_SECRET: has 5 bytes, give at least 32 random ones"},
 		"a public URL without a scheme":     {map[string]string{"PUBLIC_URL": "app.example.com"}, `PUBLIC_URL: "app.example.com" is not a URL such as https://app.example.com`},
@@ -174,44 +177,46 @@ func call(t *testing.T, method, url, body string, headers ...string) (status int
 
 func TestServesAllThree(t *testing.T) {
 	t.Parallel()
-	var log bytes.Buffer
-	a := start(t, &log, map[string]string{"GATEWAY_SECRET": "sixteen random b"})
-	gateway := []string{"X-Gateway-Secret", "sixteen random b", "X-Trace-Id", "0af7651916cd43dd8448eb211c80319c"}
+	dbtest.Each(t, func(t *testing.T, url string) {
+		var log bytes.Buffer
+		a := start(t, &log, map[string]string{"DATABASE_URL": url, "GATEWAY_SECRET": "sixteen random b"})
+		gateway := []string{"X-Gateway-Secret", "sixteen random b", "X-Trace-Id", "0af7651916cd43dd8448eb211c80319c"}
 
-	status, answer := call(t, http.MethodPost, "http://"+a.AuthAddr()+"/api/auth/login",
-		`{"email":"admin@acme.test","password":"`+seed.Password+`"}`, gateway...)
-	require.Equal(t, http.StatusOK, status, answer)
-	require.NotEmpty(t, answer["access_token"])
-	var admin string
-	require.NoError(t, a.DB().Reader().QueryRowContext(t.Context(), `SELECT id FROM users WHERE email = 'admin@acme.test'`).Scan(&admin))
+		status, answer := call(t, http.MethodPost, "http://"+a.AuthAddr()+"/api/auth/login",
+			`{"email":"admin@acme.test","password":"`+seed.Password+`"}`, gateway...)
+		require.Equal(t, http.StatusOK, status, answer)
+		require.NotEmpty(t, answer["access_token"])
+		var admin string
+		require.NoError(t, a.DB().Reader().QueryRowContext(t.Context(), `SELECT id FROM users WHERE email = 'admin@acme.test'`).Scan(&admin))
 
-	caller := append(gateway, "X-User-Id", admin, "X-Tenant-Id", "1")
-	status, _ = call(t, http.MethodGet, "http://"+a.AuthAddr()+"/api/auth/log/?user_id="+admin, "", caller...)
-	require.Equal(t, http.StatusOK, status, "auth reaches tenant: %s", &log)
-	status, answer = call(t, http.MethodPost, "http://"+a.InvitationAddr()+"/api/invitations/", `{"email":"nina@x.test"}`,
-		append(caller, "X-Permission", "abc/invitations/write")...)
-	require.Equal(t, http.StatusCreated, status, answer)
-	require.Equal(t, "sent", answer["delivery"].(map[string]any)["status"])
+		caller := append(gateway, "X-User-Id", admin, "X-Tenant-Id", "1")
+		status, _ = call(t, http.MethodGet, "http://"+a.AuthAddr()+"/api/auth/log/?user_id="+admin, "", caller...)
+		require.Equal(t, http.StatusOK, status, "auth reaches tenant: %s", &log)
+		status, answer = call(t, http.MethodPost, "http://"+a.InvitationAddr()+"/api/invitations/", `{"email":"nina@x.test"}`,
+			append(caller, "X-Permission", "abc/invitations/write")...)
+		require.Equal(t, http.StatusCreated, status, answer)
+		require.Equal(t, "sent", answer["delivery"].(map[string]any)["status"])
 
-	for _, address := range []string{a.AuthAddr(), a.TenantAddr(), a.InvitationAddr()} {
-		status, _ = call(t, http.MethodGet, "http://"+address+"/healthz", "")
-		require.Equal(t, http.StatusOK, status)
-	}
-	require.NoError(t, a.DB().Close())
-	status, _ = call(t, http.MethodGet, "http://"+a.TenantAddr()+"/healthz", "")
-	require.Equal(t, http.StatusServiceUnavailable, status)
+		for _, address := range []string{a.AuthAddr(), a.TenantAddr(), a.InvitationAddr()} {
+			status, _ = call(t, http.MethodGet, "http://"+address+"/healthz", "")
+			require.Equal(t, http.StatusOK, status)
+		}
+		require.NoError(t, a.DB().Close())
+		status, _ = call(t, http.MethodGet, "http://"+a.TenantAddr()+"/healthz", "")
+		require.Equal(t, http.StatusServiceUnavailable, status)
 
-	_ = a.stop()
-	require.NotContains(t, log.String(), "healthz")
-	for _, service := range []string{"auth-service", "tenant-service", "invitation-service"} {
-		require.Regexp(t, `"trace_id":"0af7651916cd43dd8448eb211c80319c".*"service":"`+service+`"`, log.String())
-	}
+		_ = a.stop()
+		require.NotContains(t, log.String(), "healthz")
+		for _, service := range []string{"auth-service", "tenant-service", "invitation-service"} {
+			require.Regexp(t, `"trace_id":"0af7651916cd43dd8448eb211c80319c".*"service":"`+service+`"`, log.String())
+		}
+	})
 }
 
 func TestRunEndsCleanlyAndLeavesNothing(t *testing.T) {
 	before := goleak.IgnoreCurrent()
 	var log bytes.Buffer
-	a := start(t, &log, nil)
+	a := start(t, &log, map[string]string{"REDIS_URL": "redis://127.0.0.1:1"})
 	address := a.TenantAddr()
 	require.NoError(t, a.stop())
 	require.NoError(t, a.Close(), "twice does no harm")

@@ -7,6 +7,7 @@ import (
 	"net/mail"
 	"net/url"
 	"os"
+	"regexp"
 	"runtime"
 	"strconv"
 	"strings"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/tenantgate/tenantgate/backends/invitation"
+	"github.com/tenantgate/tenantgate/internal/redisclient"
 	"github.com/tenantgate/tenantgate/internal/secret"
 )
 
@@ -22,6 +24,10 @@ import (
 // lacks the defaults.
 type Config struct {
 	DatabaseURL string
+	// RedisURL, if set, is where gateways are told that the permission table
+	// changed, and Namespace is theirs.
+	RedisURL  secret.String
+	Namespace string
 
 	AuthListen, TenantListen, InvitationListen string
 	// TenantURL is where auth finds the tenant service. Empty: where this
@@ -75,7 +81,9 @@ type Setting struct {
 func Settings() []Setting {
 	parallel := strconv.Itoa(max(2, runtime.GOMAXPROCS(0)))
 	return []Setting{
-		{"DATABASE_URL", "sqlite://tenantgate.db", "the store", true, text(func(c *Config) *string { return &c.DatabaseURL })},
+		{"DATABASE_URL", "sqlite://tenantgate.db", "the store: sqlite://PATH or postgres://USER:PASSWORD@HOST/DATABASE", true, text(func(c *Config) *string { return &c.DatabaseURL })},
+		{"REDIS_URL", "", "Redis of the gateways, told of each change of the permission table; empty: they find it by themselves", true, hidden(func(c *Config) *secret.String { return &c.RedisURL })},
+		{"NAMESPACE", "tenantgate", "`namespace` of the gateways, for REDIS_URL", false, text(func(c *Config) *string { return &c.Namespace })},
 		{"AUTH_LISTEN", "127.0.0.1:9001", "address of the auth service", false, text(func(c *Config) *string { return &c.AuthListen })},
 		{"TENANT_LISTEN", "127.0.0.1:9002", "address of the tenant service", false, text(func(c *Config) *string { return &c.TenantListen })},
 		{"INVITATION_LISTEN", "127.0.0.1:9003", "address of the invitation service", false, text(func(c *Config) *string { return &c.InvitationListen })},
@@ -148,11 +156,22 @@ func (s Setting) value(lookup func(string) (string, bool)) (string, error) {
 	return value, nil
 }
 
+// validNamespace is what the gateway's option "namespace" allows.
+var validNamespace = regexp.MustCompile(`^[A-Za-z0-9_.:-]{1,64}$`)
+
 // Validate returns everything that is wrong with c as one error, nil if it can
 // be served.
 func (c *Config) Validate() error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	if c.RedisURL != "" {
+		if _, err := redisclient.Parse(c.RedisURL.Reveal()); err != nil {
+			fault("REDIS_URL: %w", err)
+		}
+	}
+	if !validNamespace.MatchString(c.Namespace) {
+		fault("NAMESPACE: %q is no namespace of a gateway: use 1 to 64 letters, digits and . _ : -", c.Namespace)
+	}
 	loopback := true
 	for _, l := range []struct{ name, address string }{
 		{"AUTH_LISTEN", c.AuthListen}, {"TENANT_LISTEN", c.TenantListen}, {"INVITATION_LISTEN", c.InvitationListen},

@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,6 +22,7 @@ import (
 	"github.com/tenantgate/tenantgate/backends/seed"
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/database"
+	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 	"github.com/tenantgate/tenantgate/internal/logging"
 )
 
@@ -81,20 +81,17 @@ func (s *syncBuffer) String() string {
 	return s.b.String()
 }
 
-func openDemo(t *testing.T, c clock.Clock) *database.DB {
+func openDemo(t *testing.T, url string, c clock.Clock) *database.DB {
 	t.Helper()
-	db, err := database.Open(t.Context(), "sqlite://"+filepath.Join(t.TempDir(), "t.db"), c)
-	require.NoError(t, err)
-	t.Cleanup(func() { require.NoError(t, db.Close()) })
-	require.NoError(t, db.Migrate(t.Context()))
+	db := dbtest.Open(t, url, c)
 	require.NoError(t, seed.Demo(t.Context(), db, &plain{}))
 	return db
 }
 
-func setUp(t *testing.T, change ...func(*auth.Config)) *fixture {
+func setUp(t *testing.T, url string, change ...func(*auth.Config)) *fixture {
 	t.Helper()
 	f := &fixture{t: t, clock: clock.NewFake(time.Date(2026, 11, 23, 12, 0, 0, 0, time.UTC)), passwords: &plain{}, log: &syncBuffer{}}
-	f.db = openDemo(t, f.clock)
+	f.db = openDemo(t, url, f.clock)
 	f.config = auth.Config{
 		DB: f.db, Clock: f.clock, Passwords: f.passwords, Issuer: "https://auth.test", Audience: "tenantgate",
 		Log: logging.New("auth-service", zapcore.AddSync(f.log), zapcore.DebugLevel),
@@ -220,96 +217,102 @@ func (f *fixture) verify(token string) (jwt.MapClaims, error) {
 
 func TestLoginIssuesTokensThatThePublishedKeysVerify(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
-	a := f.login("Viewer@ACME.test")
-	id := f.userID("viewer@acme.test")
-	require.Equal(t, "no-store", a.Header().Get("Cache-Control"))
-	require.Equal(t, "Bearer", a.text("token_type"))
-	require.InDelta(t, 900, a.body["expires_in"], 0)
-	require.Equal(t, map[string]any{"id": id, "email": "viewer@acme.test", "name": "Viewer of acme"}, a.body["user"])
-	require.Equal(t, map[string]any{"id": 1.0, "name": "acme"}, a.body["tenant"])
-	require.Equal(t, []any{"Viewer"}, a.body["roles"])
-	require.Regexp(t, `^rt_[A-Za-z0-9_-]{43}$`, a.text("refresh_token"))
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := setUp(t, url)
+		a := f.login("Viewer@ACME.test")
+		id := f.userID("viewer@acme.test")
+		require.Equal(t, "no-store", a.Header().Get("Cache-Control"))
+		require.Equal(t, "Bearer", a.text("token_type"))
+		require.InDelta(t, 900, a.body["expires_in"], 0)
+		require.Equal(t, map[string]any{"id": id, "email": "viewer@acme.test", "name": "Viewer of acme"}, a.body["user"])
+		require.Equal(t, map[string]any{"id": 1.0, "name": "acme"}, a.body["tenant"])
+		require.Equal(t, []any{"Viewer"}, a.body["roles"])
+		require.Regexp(t, `^rt_[A-Za-z0-9_-]{43}$`, a.text("refresh_token"))
 
-	claims, err := f.verify(a.text("access_token"))
-	require.NoError(t, err)
-	require.Equal(t, id, claims["sub"])
-	require.Equal(t, "1", claims["tenant_id"])
-	require.Equal(t, []any{"Viewer"}, claims["roles"])
-	now := float64(f.clock.Now().Unix())
-	require.InDelta(t, now, claims["iat"], 0)
-	require.InDelta(t, now+900, claims["exp"], 0)
-	require.NotEmpty(t, claims["jti"])
-	require.NotEmpty(t, claims["sid"])
+		claims, err := f.verify(a.text("access_token"))
+		require.NoError(t, err)
+		require.Equal(t, id, claims["sub"])
+		require.Equal(t, "1", claims["tenant_id"])
+		require.Equal(t, []any{"Viewer"}, claims["roles"])
+		now := float64(f.clock.Now().Unix())
+		require.InDelta(t, now, claims["iat"], 0)
+		require.InDelta(t, now+900, claims["exp"], 0)
+		require.NotEmpty(t, claims["jti"])
+		require.NotEmpty(t, claims["sid"])
 
-	require.Equal(t, 1, f.scalar(`SELECT COUNT(*) FROM audit_events WHERE action = 'session.started' AND actor_id = $1 AND trace_id = $2 AND tenant_id = 1`, id, traceID))
-	require.NotContains(t, f.log.String(), a.text("refresh_token"))
-	require.NotContains(t, f.log.String(), seed.Password)
-	require.Zero(t, f.scalar(`SELECT COUNT(*) FROM refresh_tokens WHERE token_hash = $1`, []byte(a.text("refresh_token"))), "only a digest is stored")
+		require.Equal(t, 1, f.scalar(`SELECT COUNT(*) FROM audit_events WHERE action = 'session.started' AND actor_id = $1 AND trace_id = $2 AND tenant_id = 1`, id, traceID))
+		require.NotContains(t, f.log.String(), a.text("refresh_token"))
+		require.NotContains(t, f.log.String(), seed.Password)
+		require.Zero(t, f.scalar(`SELECT COUNT(*) FROM refresh_tokens WHERE token_hash = $1`, []byte(a.text("refresh_token"))), "only a digest is stored")
+	})
 }
 
 func TestLoginChoosesTheTenant(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
-	f.join("viewer@acme.test", 2, "Editor")
-	for _, c := range []struct {
-		tenant string // JSON
-		want   float64
-		role   string
-	}{
-		{`null`, 1, "Viewer"},
-		{`1`, 1, "Viewer"},
-		{`"1"`, 1, "Viewer"},
-		{`"acme"`, 1, "Viewer"},
-		{`2`, 2, "Editor"},
-		{`"2"`, 2, "Editor"},
-		{`"globex"`, 2, "Editor"},
-	} {
-		a := f.call("POST", "/api/auth/login", `{"email":"viewer@acme.test","password":"`+seed.Password+`","tenant":`+c.tenant+`}`)
-		require.Equal(t, http.StatusOK, a.Code, c.tenant)
-		require.InDelta(t, c.want, a.body["tenant"].(map[string]any)["id"], 0, c.tenant)
-		require.Equal(t, []any{c.role}, a.body["roles"], c.tenant)
-	}
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := setUp(t, url)
+		f.join("viewer@acme.test", 2, "Editor")
+		for _, c := range []struct {
+			tenant string // JSON
+			want   float64
+			role   string
+		}{
+			{`null`, 1, "Viewer"},
+			{`1`, 1, "Viewer"},
+			{`"1"`, 1, "Viewer"},
+			{`"acme"`, 1, "Viewer"},
+			{`2`, 2, "Editor"},
+			{`"2"`, 2, "Editor"},
+			{`"globex"`, 2, "Editor"},
+		} {
+			a := f.call("POST", "/api/auth/login", `{"email":"viewer@acme.test","password":"`+seed.Password+`","tenant":`+c.tenant+`}`)
+			require.Equal(t, http.StatusOK, a.Code, c.tenant)
+			require.InDelta(t, c.want, a.body["tenant"].(map[string]any)["id"], 0, c.tenant)
+			require.Equal(t, []any{c.role}, a.body["roles"], c.tenant)
+		}
+	})
 }
 
 func TestEveryRefusedLoginIsTheSame(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
-	f.exec(`UPDATE users SET status = 'disabled' WHERE email_key = 'editor@acme.test'`)
-	f.exec(`UPDATE users SET password_hash = NULL WHERE email_key = 'editor@globex.test'`)
-	f.exec(`DELETE FROM memberships WHERE user_id = $1`, f.userID("viewer@globex.test"))
-	f.exec(`UPDATE tenants SET status = 'suspended' WHERE id = 2`)
-	const right = `"password":"` + seed.Password + `"`
-	bodies := map[string]string{}
-	for name, body := range map[string]string{
-		"wrong password":                `{"email":"admin@acme.test","password":"no"}`,
-		"unknown user":                  `{"email":"nobody@acme.test",` + right + `}`,
-		"not an address":                `{"email":"' OR 1=1 --",` + right + `}`,
-		"disabled user":                 `{"email":"editor@acme.test",` + right + `}`,
-		"user without a password":       `{"email":"editor@globex.test",` + right + `}`,
-		"user without a tenant":         `{"email":"viewer@globex.test",` + right + `}`,
-		"user of a suspended tenant":    `{"email":"admin@globex.test",` + right + `}`,
-		"tenant of others by id":        `{"email":"admin@acme.test",` + right + `,"tenant":2}`,
-		"tenant of others by name":      `{"email":"admin@acme.test",` + right + `,"tenant":"globex"}`,
-		"tenant that does not exist":    `{"email":"admin@acme.test",` + right + `,"tenant":99}`,
-		"password of 10000 characters":  `{"email":"admin@acme.test","password":"` + strings.Repeat("x", 10000) + `"}`,
-		"password with a zero byte end": `{"email":"admin@acme.test","password":"` + seed.Password + `\u0000"}`,
-	} {
-		before := len(f.passwords.hashes)
-		a := f.call("POST", "/api/auth/login", body)
-		require.Equal(t, http.StatusUnauthorized, a.Code, name)
-		require.Equal(t, "invalid-credentials", a.text("code"), name)
-		require.Equal(t, "Bearer", a.Header().Get("WWW-Authenticate"), name)
-		require.Len(t, f.passwords.hashes, before+1, "%s: exactly one password is verified", name)
-		bodies[a.Body.String()] = name
-	}
-	require.Len(t, bodies, 1, "the answers differ: %v", bodies)
-	require.Zero(t, f.scalar(`SELECT COUNT(*) FROM sessions`))
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := setUp(t, url)
+		f.exec(`UPDATE users SET status = 'disabled' WHERE email_key = 'editor@acme.test'`)
+		f.exec(`UPDATE users SET password_hash = NULL WHERE email_key = 'editor@globex.test'`)
+		f.exec(`DELETE FROM memberships WHERE user_id = $1`, f.userID("viewer@globex.test"))
+		f.exec(`UPDATE tenants SET status = 'suspended' WHERE id = 2`)
+		const right = `"password":"` + seed.Password + `"`
+		bodies := map[string]string{}
+		for name, body := range map[string]string{
+			"wrong password":                `{"email":"admin@acme.test","password":"no"}`,
+			"unknown user":                  `{"email":"nobody@acme.test",` + right + `}`,
+			"not an address":                `{"email":"' OR 1=1 --",` + right + `}`,
+			"disabled user":                 `{"email":"editor@acme.test",` + right + `}`,
+			"user without a password":       `{"email":"editor@globex.test",` + right + `}`,
+			"user without a tenant":         `{"email":"viewer@globex.test",` + right + `}`,
+			"user of a suspended tenant":    `{"email":"admin@globex.test",` + right + `}`,
+			"tenant of others by id":        `{"email":"admin@acme.test",` + right + `,"tenant":2}`,
+			"tenant of others by name":      `{"email":"admin@acme.test",` + right + `,"tenant":"globex"}`,
+			"tenant that does not exist":    `{"email":"admin@acme.test",` + right + `,"tenant":99}`,
+			"password of 10000 characters":  `{"email":"admin@acme.test","password":"` + strings.Repeat("x", 10000) + `"}`,
+			"password with a zero byte end": `{"email":"admin@acme.test","password":"` + seed.Password + `\u0000"}`,
+		} {
+			before := len(f.passwords.hashes)
+			a := f.call("POST", "/api/auth/login", body)
+			require.Equal(t, http.StatusUnauthorized, a.Code, name)
+			require.Equal(t, "invalid-credentials", a.text("code"), name)
+			require.Equal(t, "Bearer", a.Header().Get("WWW-Authenticate"), name)
+			require.Len(t, f.passwords.hashes, before+1, "%s: exactly one password is verified", name)
+			bodies[a.Body.String()] = name
+		}
+		require.Len(t, bodies, 1, "the answers differ: %v", bodies)
+		require.Zero(t, f.scalar(`SELECT COUNT(*) FROM sessions`))
+	})
 }
 
 func TestLoginRefusesBadRequests(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
+	f := setUp(t, dbtest.SQLite(t))
 	for _, c := range []struct {
 		name, body string
 		status     int
@@ -341,26 +344,30 @@ func TestLoginRefusesBadRequests(t *testing.T) {
 
 func TestLoginHashesAgainWhenTheParametersChanged(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
-	id := f.userID("viewer@acme.test")
-	f.exec(`UPDATE users SET password_hash = $1 WHERE id = $2`, "old$"+seed.Password, id)
-	f.login("viewer@acme.test")
-	require.Equal(t, 1, f.scalar(`SELECT COUNT(*) FROM users WHERE id = $1 AND password_hash = $2`, id, "plain$"+seed.Password))
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := setUp(t, url)
+		id := f.userID("viewer@acme.test")
+		f.exec(`UPDATE users SET password_hash = $1 WHERE id = $2`, "old$"+seed.Password, id)
+		f.login("viewer@acme.test")
+		require.Equal(t, 1, f.scalar(`SELECT COUNT(*) FROM users WHERE id = $1 AND password_hash = $2`, id, "plain$"+seed.Password))
+	})
 }
 
 func TestHashingAgainDoesNotUndoAChangeOfThePassword(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
-	id := f.userID("viewer@acme.test")
-	f.exec(`UPDATE users SET password_hash = $1 WHERE id = $2`, "old$"+seed.Password, id)
-	f.passwords.onHash = func() { f.exec(`UPDATE users SET password_hash = 'plain$new' WHERE id = $1`, id) }
-	f.login("viewer@acme.test")
-	require.Equal(t, 1, f.scalar(`SELECT COUNT(*) FROM users WHERE id = $1 AND password_hash = 'plain$new'`, id))
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := setUp(t, url)
+		id := f.userID("viewer@acme.test")
+		f.exec(`UPDATE users SET password_hash = $1 WHERE id = $2`, "old$"+seed.Password, id)
+		f.passwords.onHash = func() { f.exec(`UPDATE users SET password_hash = 'plain$new' WHERE id = $1`, id) }
+		f.login("viewer@acme.test")
+		require.Equal(t, 1, f.scalar(`SELECT COUNT(*) FROM users WHERE id = $1 AND password_hash = 'plain$new'`, id))
+	})
 }
 
 func TestLoginThrottlesGuessersByAccountAndByAddress(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
+	f := setUp(t, dbtest.SQLite(t))
 	try := func(email, password, ip string) answer {
 		return f.call("POST", "/api/auth/login", `{"email":"`+email+`","password":"`+password+`"}`, "X-Forwarded-For", ip)
 	}
@@ -389,7 +396,7 @@ func TestLoginThrottlesGuessersByAccountAndByAddress(t *testing.T) {
 
 func TestSuccessfulLoginsAreNeverThrottled(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
+	f := setUp(t, dbtest.SQLite(t))
 	for range auth.AddressBurst + 5 {
 		f.login("viewer@acme.test")
 	}
@@ -397,27 +404,29 @@ func TestSuccessfulLoginsAreNeverThrottled(t *testing.T) {
 
 func TestMe(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
-	id := f.userID("admin@acme.test")
-	f.join("admin@acme.test", 2, "Viewer")
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := setUp(t, url)
+		id := f.userID("admin@acme.test")
+		f.join("admin@acme.test", 2, "Viewer")
 
-	a := f.call("GET", "/api/auth/me", "", as(id, 1)...)
-	require.Equal(t, 200, a.Code)
-	require.Equal(t, "admin@acme.test", a.body["user"].(map[string]any)["email"])
-	require.Equal(t, map[string]any{"id": 1.0, "name": "acme"}, a.body["tenant"])
-	require.Equal(t, []any{"Admin"}, a.body["roles"])
-	require.Equal(t, []any{
-		map[string]any{"id": 1.0, "name": "acme", "status": "active", "role": "Admin"},
-		map[string]any{"id": 2.0, "name": "globex", "status": "active", "role": "Viewer"},
-	}, a.body["tenants"])
+		a := f.call("GET", "/api/auth/me", "", as(id, 1)...)
+		require.Equal(t, 200, a.Code)
+		require.Equal(t, "admin@acme.test", a.body["user"].(map[string]any)["email"])
+		require.Equal(t, map[string]any{"id": 1.0, "name": "acme"}, a.body["tenant"])
+		require.Equal(t, []any{"Admin"}, a.body["roles"])
+		require.Equal(t, []any{
+			map[string]any{"id": 1.0, "name": "acme", "status": "active", "role": "Admin"},
+			map[string]any{"id": 2.0, "name": "globex", "status": "active", "role": "Viewer"},
+		}, a.body["tenants"])
 
-	a = f.call("GET", "/api/auth/me", "", as(id, 77)...)
-	require.Equal(t, 200, a.Code)
-	require.Nil(t, a.body["tenant"])
-	require.Empty(t, a.body["roles"])
+		a = f.call("GET", "/api/auth/me", "", as(id, 77)...)
+		require.Equal(t, 200, a.Code)
+		require.Nil(t, a.body["tenant"])
+		require.Empty(t, a.body["roles"])
 
-	require.Equal(t, 404, f.call("GET", "/api/auth/me", "", as("stranger", 1)...).Code)
-	require.Equal(t, 401, f.call("GET", "/api/auth/me", "").Code)
+		require.Equal(t, 404, f.call("GET", "/api/auth/me", "", as("stranger", 1)...).Code)
+		require.Equal(t, 401, f.call("GET", "/api/auth/me", "").Code)
+	})
 }
 
 func TestLogEventCallsTheTenantServiceWithTheTrace(t *testing.T) {
@@ -428,7 +437,7 @@ func TestLogEventCallsTheTenantServiceWithTheTrace(t *testing.T) {
 		_, _ = w.Write([]byte(`{"service":"tenant-service"}`))
 	}))
 	t.Cleanup(tenant.Close)
-	f := setUp(t, func(c *auth.Config) { c.TenantURL = tenant.URL; c.GatewaySecret = "hunter22" })
+	f := setUp(t, dbtest.SQLite(t), func(c *auth.Config) { c.TenantURL = tenant.URL; c.GatewaySecret = "hunter22" })
 	secret := []string{"X-Gateway-Secret", "hunter22"}
 
 	for _, method := range []string{"GET", "POST"} {
@@ -459,7 +468,7 @@ func TestLogEventCallsTheTenantServiceWithTheTrace(t *testing.T) {
 
 func TestGatewaySecretGuardsAllButTheKeySet(t *testing.T) {
 	t.Parallel()
-	f := setUp(t, func(c *auth.Config) { c.GatewaySecret = "hunter22" })
+	f := setUp(t, dbtest.SQLite(t), func(c *auth.Config) { c.GatewaySecret = "hunter22" })
 	for _, route := range []string{"POST /api/auth/login", "POST /api/auth/refresh", "POST /api/auth/logout", "POST /api/auth/switch-tenant", "GET /api/auth/me", "GET /api/auth/log/"} {
 		method, path, _ := strings.Cut(route, " ")
 		require.Equal(t, "not-from-gateway", f.call(method, path, `{}`, as("u", 1)...).text("code"), route)
@@ -470,7 +479,7 @@ func TestGatewaySecretGuardsAllButTheKeySet(t *testing.T) {
 
 func TestNewRefusesBadSettings(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
+	f := setUp(t, dbtest.SQLite(t))
 	for want, change := range map[string]func(*auth.Config){
 		"required":                         func(c *auth.Config) { c.DB = nil },
 		"issuer and audience are required": func(c *auth.Config) { c.Issuer = "" },

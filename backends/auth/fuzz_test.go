@@ -14,7 +14,7 @@ import (
 
 	"github.com/tenantgate/tenantgate/backends/auth"
 	"github.com/tenantgate/tenantgate/internal/clock"
-	"github.com/tenantgate/tenantgate/internal/database"
+	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 	"github.com/tenantgate/tenantgate/internal/secret"
 )
 
@@ -54,10 +54,7 @@ func FuzzLogin(f *testing.F) {
 	} {
 		f.Add(seed)
 	}
-	db, err := database.Open(f.Context(), "sqlite://"+f.TempDir()+"/t.db", clock.System{})
-	require.NoError(f, err)
-	f.Cleanup(func() { _ = db.Close() })
-	require.NoError(f, db.Migrate(f.Context()))
+	db := dbtest.Open(f, dbtest.SQLite(f), clock.System{})
 	service, err := auth.New(f.Context(), auth.Config{
 		DB: db, Log: zap.NewNop(), Clock: clock.NewFake(time.Unix(0, 0)), Passwords: &plain{}, Issuer: "i", Audience: "a",
 	})

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenantgate/tenantgate/backends/seed"
+	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 )
 
 // TestCWE208UnknownUserCostsAHash is CWE-208 and OWASP ASVS 6.3.8: an unknown
@@ -15,7 +16,7 @@ import (
 // verified. The wall clock is not asked.
 func TestCWE208UnknownUserCostsAHash(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
+	f := setUp(t, dbtest.SQLite(t))
 	for _, email := range []string{"nobody@acme.test", "no address at all", "mi\u212ae@acme.test"} {
 		require.Equal(t, 401, f.call("POST", "/api/auth/login", `{"email":"`+email+`","password":"x"}`).Code)
 	}
@@ -26,7 +27,7 @@ func TestCWE208UnknownUserCostsAHash(t *testing.T) {
 // makes equal is another address.
 func TestCVE201919844KelvinSignIsNotK(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
+	f := setUp(t, dbtest.SQLite(t))
 	f.exec(`UPDATE users SET email_key = 'mike@acme.test' WHERE email_key = 'viewer@acme.test'`)
 	require.Equal(t, 200, f.login("MIKE@acme.test").Code)
 	require.Equal(t, 401, f.call("POST", "/api/auth/login", `{"email":"mi\u212ae@acme.test","password":"`+seed.Password+`"}`).Code)
@@ -35,27 +36,29 @@ func TestCVE201919844KelvinSignIsNotK(t *testing.T) {
 // TestCWE89NamesAreNotSQL: what a client sends is data.
 func TestCWE89NamesAreNotSQL(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
-	users := f.scalar(`SELECT COUNT(*) FROM users`)
-	for _, evil := range []string{`' OR '1'='1`, `'; DROP TABLE users; --`, `\" OR 1=1`, `$1`, `%27%20OR%201=1`} {
-		for _, body := range []string{
-			`{"email":"` + evil + `","password":"` + seed.Password + `"}`,
-			`{"email":"admin@acme.test","password":"` + evil + `"}`,
-			`{"email":"admin@acme.test","password":"` + seed.Password + `","tenant":"` + evil + `"}`,
-		} {
-			code := f.call("POST", "/api/auth/login", body).Code
-			require.True(t, code == 401 || code == 429, "%s: %d", body, code)
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := setUp(t, url)
+		users := f.scalar(`SELECT COUNT(*) FROM users`)
+		for _, evil := range []string{`' OR '1'='1`, `'; DROP TABLE users; --`, `\" OR 1=1`, `$1`, `%27%20OR%201=1`} {
+			for _, body := range []string{
+				`{"email":"` + evil + `","password":"` + seed.Password + `"}`,
+				`{"email":"admin@acme.test","password":"` + evil + `"}`,
+				`{"email":"admin@acme.test","password":"` + seed.Password + `","tenant":"` + evil + `"}`,
+			} {
+				code := f.call("POST", "/api/auth/login", body).Code
+				require.True(t, code == 401 || code == 429, "%s: %d", body, code)
+			}
+			require.Equal(t, 401, f.refresh(evil).Code)
 		}
-		require.Equal(t, 401, f.refresh(evil).Code)
-	}
-	require.Equal(t, users, f.scalar(`SELECT COUNT(*) FROM users`))
+		require.Equal(t, users, f.scalar(`SELECT COUNT(*) FROM users`))
+	})
 }
 
 // TestCWE113RolesAndTracesCanNotSplitHeaders: nothing that a client sends
 // becomes a header with a line break.
 func TestCWE113RolesAndTracesCanNotSplitHeaders(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
+	f := setUp(t, dbtest.SQLite(t))
 	for _, header := range []string{"traceparent", "X-Trace-Id", "X-Request-Id", "X-User-Id", "X-Roles"} {
 		a := f.call("GET", "/api/auth/me", "", append(as("u", 1), header, "x\r\nSet-Cookie: a=b")...)
 		for name, values := range a.Header() {
@@ -69,22 +72,26 @@ func TestCWE113RolesAndTracesCanNotSplitHeaders(t *testing.T) {
 // and none of jku, jwk, x5u, x5c or crit.
 func TestRFC8725TokenHeaderNamesNothingToFetch(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
-	token := f.login("viewer@acme.test").text("access_token")
-	header, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[0])
-	require.NoError(t, err)
-	_, order := f.publicKeys()
-	require.JSONEq(t, `{"alg":"EdDSA","kid":"`+order[0]+`","typ":"JWT"}`, string(header))
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := setUp(t, url)
+		token := f.login("viewer@acme.test").text("access_token")
+		header, err := base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[0])
+		require.NoError(t, err)
+		_, order := f.publicKeys()
+		require.JSONEq(t, `{"alg":"EdDSA","kid":"`+order[0]+`","typ":"JWT"}`, string(header))
+	})
 }
 
 // TestIdentityHeadersDoNotLogIn: the gateway's headers name a caller; they are
 // no password.
 func TestIdentityHeadersDoNotLogIn(t *testing.T) {
 	t.Parallel()
-	f := setUp(t)
-	admin := f.userID("admin@acme.test")
-	viewer := f.login("viewer@acme.test").text("refresh_token")
-	a := f.call("POST", "/api/auth/refresh", `{"refresh_token":"`+viewer+`"}`, append(as(admin, 1), "X-Roles", "Admin")...)
-	require.Equal(t, "viewer@acme.test", a.body["user"].(map[string]any)["email"])
-	require.Equal(t, []any{"Viewer"}, a.body["roles"])
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := setUp(t, url)
+		admin := f.userID("admin@acme.test")
+		viewer := f.login("viewer@acme.test").text("refresh_token")
+		a := f.call("POST", "/api/auth/refresh", `{"refresh_token":"`+viewer+`"}`, append(as(admin, 1), "X-Roles", "Admin")...)
+		require.Equal(t, "viewer@acme.test", a.body["user"].(map[string]any)["email"])
+		require.Equal(t, []any{"Viewer"}, a.body["roles"])
+	})
 }

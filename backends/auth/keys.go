@@ -44,6 +44,9 @@ const minRotationAge = time.Hour
 // does not slow a guesser down, so the secret must be random, not a password.
 const minKeySecret = 32
 
+// keysLock is held by who changes the keys: what changes depends on all of them.
+const keysLock = "signing_keys"
+
 // ErrRotatedRecently is in the chain of the error of [RotateKeys] when the
 // previous key may still be needed.
 var ErrRotatedRecently = errors.New("the keys were rotated less than " + minRotationAge.String() + " ago, tokens of the previous key may still be in use")
@@ -256,6 +259,9 @@ func ensureKeys(ctx context.Context, db *database.DB, s sealer) error {
 		return err
 	}
 	return db.InTx(ctx, func(tx *database.Tx) error {
+		if err := tx.Lock(ctx, keysLock); err != nil {
+			return err
+		}
 		stored, err := readKeys(ctx, tx)
 		if err != nil || len(stored) > 0 { // another instance was faster
 			return err
@@ -302,6 +308,9 @@ func RotateKeys(ctx context.Context, db *database.DB, options RotateOptions) (Ro
 	}
 	var done Rotation
 	err = db.InTx(ctx, func(tx *database.Tx) error {
+		if err := tx.Lock(ctx, keysLock); err != nil {
+			return err
+		}
 		stored, err := readKeys(ctx, tx)
 		if err != nil {
 			return err

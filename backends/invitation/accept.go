@@ -215,8 +215,12 @@ func (s *Service) verify(ctx context.Context, inv *record, account identity.User
 }
 
 // commitAccept is the whole acceptance in one transaction. The guarded UPDATE
-// comes first: who loses it changes nothing.
+// decides: who loses it changes nothing. The lock of the permission table comes
+// before, as everywhere, and keeps role, tenant and memberships as they are.
 func (s *Service) commitAccept(ctx context.Context, tx *database.Tx, r *http.Request, tokenHash []byte, seen, user identity.User) error {
+	if err := permission.Lock(ctx, tx); err != nil {
+		return err
+	}
 	won, err := markAccepted(ctx, tx, tokenHash, user.ID)
 	if err != nil {
 		return err
@@ -243,7 +247,7 @@ func (s *Service) commitAccept(ctx context.Context, tx *database.Tx, r *http.Req
 	if err := identity.InsertMembership(ctx, tx, inv.tenantID, user.ID, inv.roleID); err != nil {
 		return err
 	}
-	if err := permission.Touch(ctx, tx, inv.tenantID); err != nil {
+	if err := permission.TouchMember(ctx, tx, inv.tenantID, user.ID); err != nil {
 		return err
 	}
 	return identity.RecordAudit(ctx, tx, identity.AuditEvent{

@@ -1,6 +1,7 @@
 package invitation
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,8 +12,10 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tenantgate/tenantgate/backends/server"
+	"github.com/tenantgate/tenantgate/backends/tenant/rights"
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/identity"
+	"github.com/tenantgate/tenantgate/internal/permission"
 	"github.com/tenantgate/tenantgate/internal/problem"
 	"github.com/tenantgate/tenantgate/internal/secret"
 )
@@ -69,7 +72,7 @@ func (s *Service) create(w http.ResponseWriter, r *http.Request) error {
 		return err
 	}
 	inv.id, inv.tenantID, inv.inviterID, inv.requestIP = identity.NewID(), caller.TenantID, caller.UserID, caller.IP
-	err = s.config.DB.InTx(r.Context(), func(tx *database.Tx) error { return s.store(r.Context(), tx, caller, body.Role, &inv, hash) })
+	err = s.config.DB.InTx(r.Context(), func(tx *database.Tx) error { return s.store(r.Context(), tx, caller, body.Role, inv, hash) })
 	if errors.Is(err, database.ErrConflict) { // another create won the race
 		pending, findErr := findPending(r.Context(), s.config.DB.Reader(), inv.tenantID, inv.emailKey)
 		if findErr == nil {
@@ -86,8 +89,12 @@ func (s *Service) create(w http.ResponseWriter, r *http.Request) error {
 }
 
 // store checks what only the store knows and inserts inv. roleName nil means
-// the role that the settings name.
-func (s *Service) store(ctx context.Context, tx *database.Tx, caller server.Caller, roleName *string, inv *record, hash []byte) error {
+// the role that the settings name. It holds the lock of the permission table, so
+// that no role, right or membership that it looked at changes until it is done.
+func (s *Service) store(ctx context.Context, tx *database.Tx, caller server.Caller, roleName *string, inv record, hash []byte) error {
+	if err := permission.Lock(ctx, tx); err != nil {
+		return err
+	}
 	status, err := tenantStatus(ctx, tx, inv.tenantID)
 	switch {
 	case errors.Is(err, identity.ErrNotFound):
@@ -120,11 +127,11 @@ func (s *Service) store(ctx context.Context, tx *database.Tx, caller server.Call
 	case !errors.Is(err, identity.ErrNotFound):
 		return err
 	}
-	if err := nameInviter(ctx, tx, inv); err != nil {
+	if err := nameInviter(ctx, tx, &inv); err != nil {
 		return err
 	}
 	inv.expiresAt = tx.Now.Add(s.config.Lifetime).UnixMilli()
-	if err := insert(ctx, tx, inv, hash); err != nil {
+	if err := insert(ctx, tx, &inv, hash); err != nil {
 		return err
 	}
 	return s.audit(ctx, tx, caller, "invitation.created", inv.id, map[string]any{"email": inv.email, "role_id": inv.roleID})
@@ -137,20 +144,21 @@ func (s *Service) grantableRole(ctx context.Context, tx *database.Tx, caller ser
 	if name != nil {
 		wanted = *name
 	}
-	roleID, err := roleOf(ctx, tx, caller.TenantID, wanted)
-	if errors.Is(err, identity.ErrNotFound) {
+	book, err := rights.Read(ctx, tx, caller.TenantID)
+	if err != nil {
+		return 0, err
+	}
+	role := book.ByName(wanted)
+	if role == nil {
 		detail := "The tenant has no such role."
 		if name == nil {
 			detail = fmt.Sprintf("Name a role: the tenant has none called %q.", wanted)
 		}
 		return 0, server.Invalid(problem.Field{Pointer: "/role", Code: "unknown-role", Detail: detail})
 	}
-	if err != nil {
-		return 0, err
-	}
-	missing, err := missingRights(ctx, tx, caller.TenantID, caller.UserID, roleID)
+	missing, err := missingRights(ctx, book, caller.UserID, role.ID)
 	if err != nil || len(missing) == 0 {
-		return roleID, err
+		return role.ID, err
 	}
 	e := problem.New(http.StatusForbidden, "role-exceeds-yours", "The role carries permissions that you do not have.")
 	e.Extra = map[string]any{"missing": missing}
@@ -274,7 +282,7 @@ func (s *Service) cancel(w http.ResponseWriter, r *http.Request) error {
 		}
 		if !ok {
 			_, err := stillPending(r.Context(), tx, caller.TenantID, id)
-			return err
+			return cmp.Or(err, errors.New("cancel invitation: it changed in the meantime"))
 		}
 		return s.audit(r.Context(), tx, caller, "invitation.cancelled", id, nil)
 	})

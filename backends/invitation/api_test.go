@@ -3,7 +3,7 @@ package invitation_test
 import (
 	"fmt"
 	"net/http"
-	"net/url"
+	neturl "net/url"
 	"strings"
 	"testing"
 	"time"
@@ -11,33 +11,36 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenantgate/tenantgate/backends/invitation"
+	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 	"github.com/tenantgate/tenantgate/internal/secret"
 )
 
 func TestCreate(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	a := f.as(t, admin, 1, http.MethodPost, "/api/invitations/",
-		`{"email":"Nina@Example.com","tenant":1,"role":"Editor","name":"Nina","metadata":{"ip_address":"::ffff:192.0.2.7","note":"met at the fair"}}`)
-	require.Equal(t, http.StatusCreated, a.Code, a.Body)
-	id := a.body["id"].(string)
-	require.Equal(t, "/api/invitations/"+id+"/", a.Header().Get("Location"))
-	require.Equal(t, "pending", a.body["status"])
-	require.Equal(t, "Nina@Example.com", a.body["email"])
-	require.Equal(t, "Editor", a.at("role", "name"))
-	require.Equal(t, "acme", a.at("tenant", "name"))
-	require.Equal(t, "Ada Admin", a.at("inviter", "name"))
-	require.Equal(t, "192.0.2.7", a.at("metadata", "ip_address"))
-	require.Equal(t, "met at the fair", a.at("metadata", "note"))
-	require.Equal(t, "sent", a.at("delivery", "status"))
-	require.Equal(t, "2026-03-08T12:00:00.000Z", a.body["expires_at"])
-	require.Equal(t, []string{"invitation.created", "invitation.sent"}, f.audits(t, id))
-	require.Equal(t, "203.0.113.9", f.text(t, `SELECT request_ip FROM invitations WHERE id = $1`, id))
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := newFixture(t, url)
+		a := f.as(t, admin, 1, http.MethodPost, "/api/invitations/",
+			`{"email":"Nina@Example.com","tenant":1,"role":"Editor","name":"Nina","metadata":{"ip_address":"::ffff:192.0.2.7","note":"met at the fair"}}`)
+		require.Equal(t, http.StatusCreated, a.Code, a.Body)
+		id := a.body["id"].(string)
+		require.Equal(t, "/api/invitations/"+id+"/", a.Header().Get("Location"))
+		require.Equal(t, "pending", a.body["status"])
+		require.Equal(t, "Nina@Example.com", a.body["email"])
+		require.Equal(t, "Editor", a.at("role", "name"))
+		require.Equal(t, "acme", a.at("tenant", "name"))
+		require.Equal(t, "Ada Admin", a.at("inviter", "name"))
+		require.Equal(t, "192.0.2.7", a.at("metadata", "ip_address"))
+		require.Equal(t, "met at the fair", a.at("metadata", "note"))
+		require.Equal(t, "sent", a.at("delivery", "status"))
+		require.Equal(t, "2026-03-08T12:00:00.000Z", a.body["expires_at"])
+		require.Equal(t, []string{"invitation.created", "invitation.sent"}, f.audits(t, id))
+		require.Equal(t, "203.0.113.9", f.text(t, `SELECT request_ip FROM invitations WHERE id = $1`, id))
 
-	token := tokenIn(t, f.mails.last(t).Text)
-	require.NotContains(t, a.Body.String(), token)
-	require.Equal(t, "nina@example.com", f.text(t, `SELECT email_key FROM invitations WHERE id = $1`, id))
-	require.Len(t, f.text(t, `SELECT hex(token_hash) FROM invitations WHERE id = $1`, id), 64)
+		token := tokenIn(t, f.mails.last(t).Text)
+		require.NotContains(t, a.Body.String(), token)
+		require.Equal(t, "nina@example.com", f.text(t, `SELECT email_key FROM invitations WHERE id = $1`, id))
+		require.Equal(t, "32", f.text(t, `SELECT length(token_hash) FROM invitations WHERE id = $1`, id))
+	})
 }
 
 func TestCreateRefuses(t *testing.T) {
@@ -75,7 +78,7 @@ func TestCreateRefuses(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			f := newFixture(t)
+			f := newFixture(t, dbtest.SQLite(t))
 			pending, _ := f.invite(t, "pending@acme.test")
 			before := f.text(t, `SELECT COUNT(*) FROM audit_events`)
 			a := f.as(t, test.user, test.tenant, http.MethodPost, "/api/invitations/", test.body)
@@ -95,20 +98,63 @@ func TestCreateRefuses(t *testing.T) {
 	}
 }
 
+// TestNobodyInvitesIntoMoreThanTheyHold is about rights that stand in no row of
+// the role itself: inherited ones, wildcards, and all that an owner has.
+func TestNobodyInvitesIntoMoreThanTheyHold(t *testing.T) {
+	t.Parallel()
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := newFixture(t, url)
+		f.exec(t, `
+			INSERT INTO roles (id, tenant_id, name, kind, created_at, updated_at) VALUES (11, 1, 'Chief', 'custom', 0, 0),
+				(12, 1, 'Auditor', 'custom', 0, 0), (13, 1, 'Owner', 'owner', 0, 0), (14, 1, 'Operator', 'custom', 0, 0);
+			INSERT INTO role_parents (tenant_id, role_id, parent_id) VALUES (1, 11, 1);
+			INSERT INTO role_wildcards (role_id, action) VALUES (12, 'read');
+			INSERT INTO products (id, name, created_at, updated_at) VALUES (2, 'tenantgate', 0, 0);
+			INSERT INTO features (id, product_id, name, created_at, updated_at) VALUES (3, 2, 'platform', 0, 0);
+			INSERT INTO role_feature_permissions (role_id, feature_id, action) VALUES (14, 3, 'read');
+			INSERT INTO users (id, email, email_key, created_at, updated_at) VALUES ('owner-user', 'o@acme.test', 'o@acme.test', 0, 0);
+			INSERT INTO memberships (tenant_id, user_id, role_id, created_at, updated_at) VALUES (1, 'owner-user', 13, 0, 0)`)
+		for i, test := range []struct {
+			user, role string
+			missing    any
+		}{
+			{admin, "Chief", nil},
+			{editor, "Chief", []any{"abc/dashboard/delete", "abc/invitations/delete"}},
+			{admin, "Auditor", []any{"*/*/read"}},
+			{admin, "Owner", []any{"*/*/*", "owner"}},
+			{admin, "Operator", []any{"tenantgate/platform/read"}},
+			{"owner-user", "Chief", nil},
+			{"owner-user", "Auditor", nil},
+			{"owner-user", "Owner", nil},
+			{"owner-user", "Operator", []any{"tenantgate/platform/read"}},
+		} {
+			a := f.as(t, test.user, 1, http.MethodPost, "/api/invitations/", fmt.Sprintf(`{"email":"n%d@x.test","role":%q}`, i, test.role))
+			if test.missing == nil {
+				require.Equal(t, http.StatusCreated, a.Code, "%s invites %s: %s", test.user, test.role, a.Body)
+				continue
+			}
+			require.Equal(t, http.StatusForbidden, a.Code, "%s invites %s", test.user, test.role)
+			require.Equal(t, test.missing, a.body["missing"])
+		}
+	})
+}
+
 func TestDefaultRole(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	a := f.as(t, admin, 1, http.MethodPost, "/api/invitations/", `{"email":"a@x.test"}`)
-	require.Equal(t, "Viewer", a.at("role", "name"))
-	f.exec(t, `UPDATE roles SET name = 'Guest' WHERE id = 3`)
-	a = f.as(t, admin, 1, http.MethodPost, "/api/invitations/", `{"email":"b@x.test"}`)
-	require.Equal(t, http.StatusUnprocessableEntity, a.Code)
-	require.Equal(t, []string{"/role unknown-role"}, a.fields())
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := newFixture(t, url)
+		a := f.as(t, admin, 1, http.MethodPost, "/api/invitations/", `{"email":"a@x.test"}`)
+		require.Equal(t, "Viewer", a.at("role", "name"))
+		f.exec(t, `UPDATE roles SET name = 'Guest' WHERE id = 3`)
+		a = f.as(t, admin, 1, http.MethodPost, "/api/invitations/", `{"email":"b@x.test"}`)
+		require.Equal(t, http.StatusUnprocessableEntity, a.Code)
+		require.Equal(t, []string{"/role unknown-role"}, a.fields())
+	})
 }
 
 func TestEveryRouteNeedsTheGateway(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t, func(c *invitation.Config) { c.GatewaySecret = secret.String("between us") })
+	f := newFixture(t, dbtest.SQLite(t), func(c *invitation.Config) { c.GatewaySecret = secret.String("between us") })
 	id := "01890a5d-ac96-774b-bcce-b302099a8057"
 	for _, route := range []string{
 		"POST /api/invitations/", "GET /api/invitations/", "GET /api/invitations/" + id + "/", "POST /api/invitations/" + id + "/cancel/",
@@ -132,123 +178,131 @@ func TestEveryRouteNeedsTheGateway(t *testing.T) {
 
 func TestGetCancelAndResendKnowNoOtherTenant(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	id, _ := f.invite(t, "a@x.test")
-	for _, route := range []string{"GET %s", "POST %scancel/", "POST %sresend/"} {
-		method, path, _ := strings.Cut(route, " ")
-		unknown := f.as(t, stranger, 2, method, fmt.Sprintf(path, "/api/invitations/01890a5d-ac96-774b-bcce-b302099a8057/"), "")
-		require.Equal(t, http.StatusNotFound, unknown.Code)
-		for _, other := range []string{id, strings.ToUpper(id), "%2e%2e%2fadmin", "inv_x"} {
-			a := f.as(t, stranger, 2, method, fmt.Sprintf(path, "/api/invitations/"+other+"/"), "")
-			require.Equal(t, http.StatusNotFound, a.Code, other)
-			require.Equal(t, unknown.body["code"], a.body["code"], other)
-			require.Equal(t, unknown.body["detail"], a.body["detail"], other)
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := newFixture(t, url)
+		id, _ := f.invite(t, "a@x.test")
+		for _, route := range []string{"GET %s", "POST %scancel/", "POST %sresend/"} {
+			method, path, _ := strings.Cut(route, " ")
+			unknown := f.as(t, stranger, 2, method, fmt.Sprintf(path, "/api/invitations/01890a5d-ac96-774b-bcce-b302099a8057/"), "")
+			require.Equal(t, http.StatusNotFound, unknown.Code)
+			for _, other := range []string{id, strings.ToUpper(id), "%2e%2e%2fadmin", "inv_x"} {
+				a := f.as(t, stranger, 2, method, fmt.Sprintf(path, "/api/invitations/"+other+"/"), "")
+				require.Equal(t, http.StatusNotFound, a.Code, other)
+				require.Equal(t, unknown.body["code"], a.body["code"], other)
+				require.Equal(t, unknown.body["detail"], a.body["detail"], other)
+			}
 		}
-	}
-	require.Equal(t, "pending", f.as(t, admin, 1, http.MethodGet, "/api/invitations/"+id, "").body["status"])
+		require.Equal(t, "pending", f.as(t, admin, 1, http.MethodGet, "/api/invitations/"+id, "").body["status"])
+	})
 }
 
 func TestCancel(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	id, token := f.invite(t, "a@x.test")
-	a := f.as(t, admin, 1, http.MethodPost, "/api/invitations/"+id+"/cancel/", "")
-	require.Equal(t, http.StatusOK, a.Code, a.Body)
-	require.Equal(t, "cancelled", a.body["status"])
-	require.NotNil(t, a.body["cancelled_at"])
-	require.Equal(t, []string{"invitation.created", "invitation.sent", "invitation.cancelled"}, f.audits(t, id))
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := newFixture(t, url)
+		id, token := f.invite(t, "a@x.test")
+		a := f.as(t, admin, 1, http.MethodPost, "/api/invitations/"+id+"/cancel/", "")
+		require.Equal(t, http.StatusOK, a.Code, a.Body)
+		require.Equal(t, "cancelled", a.body["status"])
+		require.NotNil(t, a.body["cancelled_at"])
+		require.Equal(t, []string{"invitation.created", "invitation.sent", "invitation.cancelled"}, f.audits(t, id))
 
-	a = f.as(t, admin, 1, http.MethodPost, "/api/invitations/"+id+"/cancel/", "")
-	require.Equal(t, http.StatusConflict, a.Code)
-	require.Equal(t, "invitation-not-pending", a.code())
-	require.Equal(t, "cancelled", a.body["invitation_status"])
+		a = f.as(t, admin, 1, http.MethodPost, "/api/invitations/"+id+"/cancel/", "")
+		require.Equal(t, http.StatusConflict, a.Code)
+		require.Equal(t, "invitation-not-pending", a.code())
+		require.Equal(t, "cancelled", a.body["invitation_status"])
 
-	a = f.accept(t, token, goodPassword)
-	require.Equal(t, http.StatusGone, a.Code)
-	require.Equal(t, "cancelled", a.body["reason"])
-	f.invite(t, "a@x.test") // and the person can be invited again
+		a = f.accept(t, token, goodPassword)
+		require.Equal(t, http.StatusGone, a.Code)
+		require.Equal(t, "cancelled", a.body["reason"])
+		f.invite(t, "a@x.test") // and the person can be invited again
+	})
 }
 
 func TestExpiryIsTrueWhenReadAndExclusive(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	id, token := f.invite(t, "a@x.test")
-	status := func() any { return f.as(t, admin, 1, http.MethodGet, "/api/invitations/"+id+"/", "").body["status"] }
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := newFixture(t, url)
+		id, token := f.invite(t, "a@x.test")
+		status := func() any { return f.as(t, admin, 1, http.MethodGet, "/api/invitations/"+id+"/", "").body["status"] }
 
-	f.clock.Advance(invitation.DefaultLifetime - time.Millisecond)
-	require.Equal(t, "pending", status())
-	f.clock.Advance(time.Millisecond)
-	require.Equal(t, "expired", status())
-	require.Equal(t, "pending", f.text(t, `SELECT status FROM invitations`), "nobody has written it down")
+		f.clock.Advance(invitation.DefaultLifetime - time.Millisecond)
+		require.Equal(t, "pending", status())
+		f.clock.Advance(time.Millisecond)
+		require.Equal(t, "expired", status())
+		require.Equal(t, "pending", f.text(t, `SELECT status FROM invitations`), "nobody has written it down")
 
-	a := f.accept(t, token, goodPassword)
-	require.Equal(t, http.StatusGone, a.Code)
-	require.Equal(t, "invitation-expired", a.code())
-	require.Equal(t, "expired", a.body["reason"])
-	for _, action := range []string{"cancel", "resend"} {
-		a = f.as(t, admin, 1, http.MethodPost, "/api/invitations/"+id+"/"+action+"/", "")
-		require.Equal(t, http.StatusConflict, a.Code)
-		require.Equal(t, "expired", a.body["invitation_status"])
-	}
-	list := func(filter string) int {
-		return len(f.as(t, admin, 1, http.MethodGet, "/api/invitations/?status="+filter, "").body["items"].([]any))
-	}
-	require.Equal(t, 1, list("expired"))
-	require.Equal(t, 0, list("pending"))
+		a := f.accept(t, token, goodPassword)
+		require.Equal(t, http.StatusGone, a.Code)
+		require.Equal(t, "invitation-expired", a.code())
+		require.Equal(t, "expired", a.body["reason"])
+		for _, action := range []string{"cancel", "resend"} {
+			a = f.as(t, admin, 1, http.MethodPost, "/api/invitations/"+id+"/"+action+"/", "")
+			require.Equal(t, http.StatusConflict, a.Code)
+			require.Equal(t, "expired", a.body["invitation_status"])
+		}
+		list := func(filter string) int {
+			return len(f.as(t, admin, 1, http.MethodGet, "/api/invitations/?status="+filter, "").body["items"].([]any))
+		}
+		require.Equal(t, 1, list("expired"))
+		require.Equal(t, 0, list("pending"))
 
-	again, _ := f.invite(t, "a@x.test")
-	require.NotEqual(t, id, again)
-	require.Equal(t, "expired", f.text(t, `SELECT status FROM invitations WHERE id = $1`, id))
-	require.Equal(t, []string{"invitation.created", "invitation.sent", "invitation.expired"}, f.audits(t, id))
+		again, _ := f.invite(t, "a@x.test")
+		require.NotEqual(t, id, again)
+		require.Equal(t, "expired", f.text(t, `SELECT status FROM invitations WHERE id = $1`, id))
+		require.Equal(t, []string{"invitation.created", "invitation.sent", "invitation.expired"}, f.audits(t, id))
+	})
 }
 
 func TestList(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	var want []string
-	for i := range 5 {
-		id, _ := f.invite(t, fmt.Sprintf("p%d@x.test", i))
-		want = append([]string{id}, want...)
-		if i%2 == 0 { // some share their time, so that the id decides
-			f.clock.Advance(time.Minute)
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := newFixture(t, url)
+		var want []string
+		for i := range 5 {
+			id, _ := f.invite(t, fmt.Sprintf("p%d@x.test", i))
+			want = append([]string{id}, want...)
+			if i%2 == 0 { // some share their time, so that the id decides
+				f.clock.Advance(time.Minute)
+			}
 		}
-	}
-	cancelled := want[2]
-	f.as(t, admin, 1, http.MethodPost, "/api/invitations/"+cancelled+"/cancel/", "")
+		cancelled := want[2]
+		f.as(t, admin, 1, http.MethodPost, "/api/invitations/"+cancelled+"/cancel/", "")
 
-	var got []string
-	path := "/api/invitations/?limit=2"
-	for path != "" {
-		a := f.as(t, admin, 1, http.MethodGet, path, "")
-		require.Equal(t, http.StatusOK, a.Code, a.Body)
-		for _, item := range a.body["items"].([]any) {
-			got = append(got, item.(map[string]any)["id"].(string))
+		var got []string
+		path := "/api/invitations/?limit=2"
+		for path != "" {
+			a := f.as(t, admin, 1, http.MethodGet, path, "")
+			require.Equal(t, http.StatusOK, a.Code, a.Body)
+			for _, item := range a.body["items"].([]any) {
+				got = append(got, item.(map[string]any)["id"].(string))
+			}
+			path = ""
+			if link := a.Header().Get("Link"); link != "" {
+				path = strings.TrimPrefix(strings.TrimSuffix(link, `>; rel="next"`), "<")
+				next, err := neturl.Parse(path)
+				require.NoError(t, err)
+				require.Equal(t, a.body["next_cursor"], next.Query().Get("after"))
+			} else {
+				require.Nil(t, a.body["next_cursor"])
+			}
 		}
-		path = ""
-		if link := a.Header().Get("Link"); link != "" {
-			path = strings.TrimPrefix(strings.TrimSuffix(link, `>; rel="next"`), "<")
-			next, err := url.Parse(path)
-			require.NoError(t, err)
-			require.Equal(t, a.body["next_cursor"], next.Query().Get("after"))
-		} else {
-			require.Nil(t, a.body["next_cursor"])
-		}
-	}
-	require.Equal(t, want, got)
+		require.Equal(t, want, got)
 
-	only := func(query string) []any {
-		return f.as(t, admin, 1, http.MethodGet, "/api/invitations/?"+query, "").body["items"].([]any)
-	}
-	require.Len(t, only("status=cancelled"), 1)
-	require.Len(t, only("status=pending"), 4)
-	require.Empty(t, only("status=accepted"))
-	require.Len(t, only("email=P1@X.TEST"), 1)
-	require.Empty(t, f.as(t, stranger, 2, http.MethodGet, "/api/invitations/", "").body["items"])
+		only := func(query string) []any {
+			return f.as(t, admin, 1, http.MethodGet, "/api/invitations/?"+query, "").body["items"].([]any)
+		}
+		require.Len(t, only("status=cancelled"), 1)
+		require.Len(t, only("status=pending"), 4)
+		require.Empty(t, only("status=accepted"))
+		require.Len(t, only("email=P1@X.TEST"), 1)
+		require.Empty(t, f.as(t, stranger, 2, http.MethodGet, "/api/invitations/", "").body["items"])
+	})
 }
 
 func TestListRefuses(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
+	f := newFixture(t, dbtest.SQLite(t))
 	f.invite(t, "a@x.test")
 	f.invite(t, "b@x.test")
 	cursor := f.as(t, admin, 1, http.MethodGet, "/api/invitations/?limit=1", "").body["next_cursor"].(string)
@@ -267,69 +321,75 @@ func TestListRefuses(t *testing.T) {
 
 func TestResend(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	id, first := f.invite(t, "a@x.test")
-	path := "/api/invitations/" + id + "/resend/"
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := newFixture(t, url)
+		id, first := f.invite(t, "a@x.test")
+		path := "/api/invitations/" + id + "/resend/"
 
-	a := f.as(t, admin, 1, http.MethodPost, path, "")
-	require.Equal(t, http.StatusTooManyRequests, a.Code)
-	require.Equal(t, "resend-cooldown", a.code())
-	require.Equal(t, "60", a.Header().Get("Retry-After"))
+		a := f.as(t, admin, 1, http.MethodPost, path, "")
+		require.Equal(t, http.StatusTooManyRequests, a.Code)
+		require.Equal(t, "resend-cooldown", a.code())
+		require.Equal(t, "60", a.Header().Get("Retry-After"))
 
-	f.clock.Advance(time.Minute)
-	a = f.as(t, admin, 1, http.MethodPost, path, "")
-	require.Equal(t, http.StatusOK, a.Code, a.Body)
-	require.Equal(t, "2026-03-08T12:01:00.000Z", a.body["expires_at"])
-	require.InDelta(t, 2, a.at("delivery", "sends"), 0)
-	second := tokenIn(t, f.mails.last(t).Text)
-	require.NotEqual(t, first, second)
-	require.Equal(t, http.StatusNotFound, f.accept(t, first, goodPassword).Code, "the old link is dead")
-
-	for range 8 {
 		f.clock.Advance(time.Minute)
-		require.Equal(t, http.StatusOK, f.as(t, admin, 1, http.MethodPost, path, "").Code)
-	}
-	f.clock.Advance(time.Minute)
-	a = f.as(t, admin, 1, http.MethodPost, path, "")
-	require.Equal(t, http.StatusTooManyRequests, a.Code)
-	require.Equal(t, "resend-limit", a.code())
-	require.Equal(t, http.StatusCreated, f.accept(t, tokenIn(t, f.mails.last(t).Text), goodPassword).Code)
-	require.Equal(t, http.StatusConflict, f.as(t, admin, 1, http.MethodPost, path, "").Code)
+		a = f.as(t, admin, 1, http.MethodPost, path, "")
+		require.Equal(t, http.StatusOK, a.Code, a.Body)
+		require.Equal(t, "2026-03-08T12:01:00.000Z", a.body["expires_at"])
+		require.InDelta(t, 2, a.at("delivery", "sends"), 0)
+		second := tokenIn(t, f.mails.last(t).Text)
+		require.NotEqual(t, first, second)
+		require.Equal(t, http.StatusNotFound, f.accept(t, first, goodPassword).Code, "the old link is dead")
+
+		for range 8 {
+			f.clock.Advance(time.Minute)
+			require.Equal(t, http.StatusOK, f.as(t, admin, 1, http.MethodPost, path, "").Code)
+		}
+		f.clock.Advance(time.Minute)
+		a = f.as(t, admin, 1, http.MethodPost, path, "")
+		require.Equal(t, http.StatusTooManyRequests, a.Code)
+		require.Equal(t, "resend-limit", a.code())
+		require.Equal(t, http.StatusCreated, f.accept(t, tokenIn(t, f.mails.last(t).Text), goodPassword).Code)
+		require.Equal(t, http.StatusConflict, f.as(t, admin, 1, http.MethodPost, path, "").Code)
+	})
 }
 
 func TestMailFailureIsVisibleAndRepaired(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	f.mails.failWith(errMail)
-	a := f.as(t, admin, 1, http.MethodPost, "/api/invitations/", `{"email":"a@x.test"}`)
-	require.Equal(t, http.StatusCreated, a.Code, a.Body)
-	require.Equal(t, "failed", a.at("delivery", "status"))
-	require.Equal(t, "unavailable", a.at("delivery", "error"))
-	require.NotContains(t, a.Body.String(), "10.0.0.3", "the network inside is nobody's business")
-	id := a.body["id"].(string)
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := newFixture(t, url)
+		f.mails.failWith(errMail)
+		a := f.as(t, admin, 1, http.MethodPost, "/api/invitations/", `{"email":"a@x.test"}`)
+		require.Equal(t, http.StatusCreated, a.Code, a.Body)
+		require.Equal(t, "failed", a.at("delivery", "status"))
+		require.Equal(t, "unavailable", a.at("delivery", "error"))
+		require.NotContains(t, a.Body.String(), "10.0.0.3", "the network inside is nobody's business")
+		id := a.body["id"].(string)
 
-	f.mails.failWith(nil)
-	a = f.as(t, admin, 1, http.MethodPost, "/api/invitations/"+id+"/resend/", "")
-	require.Equal(t, http.StatusOK, a.Code, "no cooldown after a failure: %s", a.Body)
-	require.Equal(t, "sent", a.at("delivery", "status"))
-	require.Nil(t, a.at("delivery", "error"))
-	require.Equal(t, []string{"invitation.created", "invitation.delivery_failed", "invitation.resent", "invitation.sent"}, f.audits(t, id))
-	require.Equal(t, http.StatusCreated, f.accept(t, tokenIn(t, f.mails.last(t).Text), goodPassword).Code)
+		f.mails.failWith(nil)
+		a = f.as(t, admin, 1, http.MethodPost, "/api/invitations/"+id+"/resend/", "")
+		require.Equal(t, http.StatusOK, a.Code, "no cooldown after a failure: %s", a.Body)
+		require.Equal(t, "sent", a.at("delivery", "status"))
+		require.Nil(t, a.at("delivery", "error"))
+		require.Equal(t, []string{"invitation.created", "invitation.delivery_failed", "invitation.resent", "invitation.sent"}, f.audits(t, id))
+		require.Equal(t, http.StatusCreated, f.accept(t, tokenIn(t, f.mails.last(t).Text), goodPassword).Code)
+	})
 }
 
 func TestInviterMayBeKnownToAnIdentityProviderOnly(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
-	f.exec(t, `DELETE FROM role_feature_permissions WHERE role_id = 3`)
-	a := f.as(t, "idp|7", 1, http.MethodPost, "/api/invitations/", `{"email":"a@x.test"}`)
-	require.Equal(t, http.StatusCreated, a.Code, a.Body)
-	require.Nil(t, a.at("inviter", "id"))
-	require.Equal(t, "idp|7", a.at("inviter", "name"))
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := newFixture(t, url)
+		f.exec(t, `DELETE FROM role_feature_permissions WHERE role_id = 3`)
+		a := f.as(t, "idp|7", 1, http.MethodPost, "/api/invitations/", `{"email":"a@x.test"}`)
+		require.Equal(t, http.StatusCreated, a.Code, a.Body)
+		require.Nil(t, a.at("inviter", "id"))
+		require.Equal(t, "idp|7", a.at("inviter", "name"))
+	})
 }
 
 func TestUnknownRoutesAndMethodsAreProblems(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
+	f := newFixture(t, dbtest.SQLite(t))
 	require.Equal(t, http.StatusNotFound, f.as(t, admin, 1, http.MethodPost, "/api/invitations/x/y/z/", "").Code)
 	a := f.as(t, admin, 1, http.MethodDelete, "/api/invitations/", "")
 	require.Equal(t, http.StatusMethodNotAllowed, a.Code)

@@ -10,8 +10,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/mail"
-	"net/url"
-	"path/filepath"
+	neturl "net/url"
 	"regexp"
 	"strconv"
 	"strings"
@@ -26,6 +25,7 @@ import (
 	"github.com/tenantgate/tenantgate/backends/invitation"
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/database"
+	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 	"github.com/tenantgate/tenantgate/internal/logging"
 )
 
@@ -111,17 +111,18 @@ type fixture struct {
 	handler http.Handler
 }
 
-// newFixture starts a service; change may alter its configuration.
-func newFixture(t testing.TB, change ...func(*invitation.Config)) *fixture {
+// newFixture starts a service on the database that url names; change may alter
+// its configuration.
+func newFixture(t testing.TB, url string, change ...func(*invitation.Config)) *fixture {
 	t.Helper()
-	path := filepath.Join(t.TempDir(), "test.db")
 	f := &fixture{clock: clock.NewFake(start), mails: &outbox{}, log: &bytes.Buffer{}}
+	f.db = dbtest.Open(t, url, f.clock)
+	driver, source := "pgx", url
+	if path, ok := strings.CutPrefix(url, "sqlite://"); ok {
+		driver, source = "sqlite3", "file:"+path+"?_busy_timeout=5000&_foreign_keys=on"
+	}
 	var err error
-	f.db, err = database.Open(t.Context(), "sqlite://"+path, f.clock)
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = f.db.Close() })
-	require.NoError(t, f.db.Migrate(t.Context()))
-	f.raw, err = sql.Open("sqlite3", "file:"+path+"?_busy_timeout=5000&_foreign_keys=on")
+	f.raw, err = sql.Open(driver, source)
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = f.raw.Close() })
 	f.exec(t, catalogue)
@@ -129,7 +130,7 @@ func newFixture(t testing.TB, change ...func(*invitation.Config)) *fixture {
 	config := invitation.Config{
 		DB: f.db, Log: logging.New("invitation-service", zapcore.Lock(zapcore.AddSync(f.log)), zap.DebugLevel), Clock: f.clock,
 		Hasher: plainHasher{}, Mail: f.mails, From: mail.Address{Name: "Acme Gate", Address: "no-reply@gate.test"},
-		PublicURL: &url.URL{Scheme: "https", Host: "app.example.com"}, Random: rand.Reader,
+		PublicURL: &neturl.URL{Scheme: "https", Host: "app.example.com"}, Random: rand.Reader,
 	}
 	for _, c := range change {
 		c(&config)
@@ -232,9 +233,24 @@ func tokenIn(t require.TestingT, text string) string {
 	return found[1]
 }
 
+// lines returns the first column of a query.
+func (f *fixture) lines(t require.TestingT, query string, args ...any) []string {
+	rows, err := f.raw.QueryContext(context.Background(), query, args...)
+	require.NoError(t, err)
+	defer func() { require.NoError(t, rows.Close()) }()
+	all := []string{}
+	for rows.Next() {
+		var line string
+		require.NoError(t, rows.Scan(&line))
+		all = append(all, line)
+	}
+	require.NoError(t, rows.Err())
+	return all
+}
+
 // audits returns the actions recorded for an invitation, in order.
 func (f *fixture) audits(t require.TestingT, id string) []string {
-	return strings.Fields(f.text(t, `SELECT group_concat(action, ' ') FROM (SELECT action FROM audit_events WHERE target = $1 ORDER BY rowid)`, "invitation/"+id))
+	return f.lines(t, `SELECT action FROM audit_events WHERE target = $1 ORDER BY id`, "invitation/"+id)
 }
 
 var errMail = &invitation.SendError{Reason: "unavailable", Err: errors.New("dial tcp 10.0.0.3:587: refused")}

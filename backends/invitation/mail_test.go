@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenantgate/tenantgate/backends/invitation"
+	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 )
 
 // parsed is a mail as a mail program reads it.
@@ -69,7 +70,7 @@ func inFolder(t testing.TB) (*fixture, string) {
 	folder := filepath.Join(t.TempDir(), "made", "mail")
 	transport, err := invitation.NewFolder(folder)
 	require.NoError(t, err)
-	return newFixture(t, func(c *invitation.Config) { c.Mail = transport }), folder
+	return newFixture(t, dbtest.SQLite(t), func(c *invitation.Config) { c.Mail = transport }), folder
 }
 
 func TestMailInAFolder(t *testing.T) {
@@ -166,7 +167,7 @@ func TestHardening_CWE93_CWE79_NoTextEndsAHeaderOrATag(t *testing.T) {
 // alone (OWASP Forgot Password cheat sheet; CVE-2016-9878 and many like it).
 func TestHardening_HostHeaderPoisoning(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
+	f := newFixture(t, dbtest.SQLite(t))
 	for i, headers := range [][]string{
 		{"Host", "evil.test"},
 		{"X-Forwarded-Host", "evil.test", "X-Forwarded-Proto", "ftp", "Forwarded", "host=evil.test"},

@@ -8,11 +8,13 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 )
 
 func TestPage(t *testing.T) {
 	t.Parallel()
-	f := newFixture(t)
+	f := newFixture(t, dbtest.SQLite(t))
 	id, token := f.invite(t, "a@x.test")
 	for range 20 { // a scanner, a prefetch, a reload: nothing is used up
 		a := f.do(t, http.MethodGet, "/invite", "")

@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenantgate/tenantgate/backends/invitation"
+	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 )
 
 func FuzzToken(f *testing.F) {
@@ -52,7 +53,7 @@ func FuzzCursor(f *testing.F) {
 }
 
 func FuzzCreateBody(f *testing.F) {
-	fixture := newFixture(f)
+	fixture := newFixture(f, dbtest.SQLite(f))
 	f.Add(`{"email":"a@x.test"}`)
 	f.Add(`{"email":"A@BÜCHER.test","role":"Editor","name":"\u202e","metadata":{"ip_address":"::1","note":"x"}}`)
 	f.Add(`{"email":"a@x.test","tenant":1e0}`)

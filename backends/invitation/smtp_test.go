@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenantgate/tenantgate/backends/invitation"
+	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 )
 
 // mailServer is a small SMTP server (RFC 5321) on loopback.
@@ -212,7 +213,7 @@ func TestSMTPFailures(t *testing.T) {
 				Host: "127.0.0.1", Port: s.port, TLS: invitation.TLSStart, RootCAs: s.roots, Username: "gate", Password: "mail secret",
 			})
 			require.NoError(t, err)
-			f := newFixture(t, func(c *invitation.Config) { c.Mail = transport })
+			f := newFixture(t, dbtest.SQLite(t), func(c *invitation.Config) { c.Mail = transport })
 			a := f.as(t, admin, 1, http.MethodPost, "/api/invitations/", `{"email":"a@x.test"}`)
 			require.Equal(t, http.StatusCreated, a.Code, a.Body)
 			require.Equal(t, "failed", a.at("delivery", "status"))

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 
+	"github.com/tenantgate/tenantgate/backends/tenant/rights"
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/identity"
 )
@@ -230,20 +231,6 @@ func tenantStatus(ctx context.Context, q identity.Queryer, tenantID int64) (stri
 	return status, nil
 }
 
-// roleOf returns the id of the tenant's role with the given name, or
-// identity.ErrNotFound.
-func roleOf(ctx context.Context, q identity.Queryer, tenantID int64, name string) (int64, error) {
-	var id int64
-	err := q.QueryRowContext(ctx, `SELECT id FROM roles WHERE tenant_id = $1 AND name = $2`, tenantID, name).Scan(&id)
-	if errors.Is(err, sql.ErrNoRows) {
-		return 0, identity.ErrNotFound
-	}
-	if err != nil {
-		return 0, fmt.Errorf("read role: %w", err)
-	}
-	return id, nil
-}
-
 // isMember reports whether the user with the canonical address is a member.
 func isMember(ctx context.Context, q identity.Queryer, tenantID int64, emailKey string) (bool, error) {
 	var n int
@@ -258,26 +245,17 @@ func isMember(ctx context.Context, q identity.Queryer, tenantID int64, emailKey 
 // maxMissing bounds how many rights [missingRights] names.
 const maxMissing = 20
 
-// missingRights returns the permissions that the role carries and the user
-// does not hold in the tenant: nobody may give away more than they have.
-func missingRights(ctx context.Context, q identity.Queryer, tenantID int64, userID string, roleID int64) ([]string, error) {
-	rows, err := q.QueryContext(ctx, `SELECT p.name || '/' || f.name || '/' || rp.action
-		FROM role_feature_permissions rp JOIN features f ON f.id = rp.feature_id JOIN products p ON p.id = f.product_id
-		WHERE rp.role_id = $1 AND NOT EXISTS (SELECT 1 FROM memberships m
-			JOIN role_feature_permissions own ON own.role_id = m.role_id
-			WHERE m.tenant_id = $2 AND m.user_id = $3 AND own.feature_id = rp.feature_id AND own.action = rp.action)
-		ORDER BY 1 LIMIT $4`, roleID, tenantID, userID, maxMissing)
+// missingRights returns what the role carries and the user does not hold in the
+// tenant: nobody may give away more than they have.
+func missingRights(ctx context.Context, book *rights.Book, userID string, roleID int64) ([]string, error) {
+	own, err := book.Member(ctx, userID)
 	if err != nil {
-		return nil, fmt.Errorf("compare rights: %w", err)
+		return nil, err
 	}
-	defer func() { _ = rows.Close() }()
-	var missing []string
-	for rows.Next() {
-		var name string
-		if err := rows.Scan(&name); err != nil {
-			return nil, fmt.Errorf("compare rights: %w", err)
-		}
-		missing = append(missing, name)
+	carried, err := book.Holds(ctx, roleID)
+	if err != nil {
+		return nil, err
 	}
-	return missing, rows.Err()
+	missing := own.Lacks(carried)
+	return missing[:min(len(missing), maxMissing)], nil
 }

@@ -107,13 +107,14 @@ const insertNewTenant = `INSERT INTO tenants (name, created_at, updated_at) VALU
 
 // insert stores the installation and notes the tenant's id.
 func (b *Bootstrapped) insert(ctx context.Context, tx *database.Tx, user identity.User) error {
-	catalogue, err := insertCatalogue(ctx, tx, []product{builtIn})
-	if err != nil {
+	if err := permission.Lock(ctx, tx); err != nil {
 		return err
 	}
-	// Another process may have been faster. Of two, one waits for the row of the
-	// product, so it looks after that.
-	if err := CheckEmpty(ctx, tx); err != nil {
+	if err := CheckEmpty(ctx, tx); err != nil { // another process was faster
+		return err
+	}
+	catalogue, err := insertCatalogue(ctx, tx, []product{builtIn})
+	if err != nil {
 		return err
 	}
 	if err := tx.QueryRowContext(ctx, insertNewTenant, b.Tenant, tx.NowMS()).Scan(&b.TenantID); err != nil {
@@ -122,6 +123,9 @@ func (b *Bootstrapped) insert(ctx context.Context, tx *database.Tx, user identit
 	var roleID int64
 	if err := tx.QueryRowContext(ctx, insertRole, b.TenantID, b.Role, tx.NowMS()).Scan(&roleID); err != nil {
 		return fmt.Errorf("role: %w", err)
+	}
+	if err := insertOwner(ctx, tx, b.TenantID); err != nil {
+		return err
 	}
 	for _, f := range catalogue {
 		for _, action := range [...]string{permission.Read, permission.Write, permission.Delete} {

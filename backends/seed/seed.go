@@ -61,24 +61,42 @@ func AddDemo(ctx context.Context, db *database.DB, hasher Hasher) (added bool, e
 		}
 	}
 	err = db.InTx(ctx, func(tx *database.Tx) (err error) {
-		if added, err = isEmpty(ctx, tx); err != nil || !added { // another process was faster
-			return err
-		}
-		catalogue, err := insertCatalogue(ctx, tx, products[:])
-		if err != nil {
-			return err
-		}
-		for i, name := range tenants {
-			if err := insertTenant(ctx, tx, int64(i+1), name, catalogue, hashes[i*len(roles):]); err != nil {
-				return err
-			}
-		}
-		return permission.TouchCatalogue(ctx, tx)
+		added, err = insertDemo(ctx, tx, hashes)
+		return err
 	})
 	if err != nil {
 		return false, fmt.Errorf("seed: %w", err)
 	}
 	return added, nil
+}
+
+// insertDemo stores the demo and reports whether it did: the lock keeps other
+// processes out, and one of them may have been faster.
+func insertDemo(ctx context.Context, tx *database.Tx, hashes []string) (added bool, err error) {
+	if err := permission.Lock(ctx, tx); err != nil {
+		return false, err
+	}
+	if empty, err := isEmpty(ctx, tx); err != nil || !empty {
+		return false, err
+	}
+	catalogue, err := insertCatalogue(ctx, tx, products[:])
+	if err != nil {
+		return false, err
+	}
+	for i, name := range tenants {
+		if err := insertTenant(ctx, tx, int64(i+1), name, catalogue, hashes[i*len(roles):]); err != nil {
+			return false, err
+		}
+	}
+	for i := range tenants { // after the others, whose ids are in the documentation
+		if err := insertOwner(ctx, tx, int64(i+1)); err != nil {
+			return false, err
+		}
+	}
+	if err := tx.ReserveIDs(ctx, "tenants", int64(len(tenants))); err != nil {
+		return false, err
+	}
+	return true, permission.TouchCatalogue(ctx, tx)
 }
 
 const noTenant = `SELECT NOT EXISTS (SELECT 1 FROM tenants)`
@@ -125,6 +143,7 @@ func insertCatalogue(ctx context.Context, tx *database.Tx, products []product) (
 const (
 	insertTenantRow = `INSERT INTO tenants (id, name, created_at, updated_at) VALUES ($1, $2, $3, $3)`
 	insertRole      = `INSERT INTO roles (tenant_id, name, created_at, updated_at) VALUES ($1, $2, $3, $3) RETURNING id`
+	insertOwnerRole = `INSERT INTO roles (tenant_id, name, kind, created_at, updated_at) VALUES ($1, $2, 'owner', $3, $3)`
 	insertGrant     = `INSERT INTO role_feature_permissions (role_id, feature_id, action) VALUES ($1, $2, $3)`
 )
 
@@ -147,6 +166,17 @@ func insertTenant(ctx context.Context, tx *database.Tx, id int64, name string, c
 		if err := insertMember(ctx, tx, id, roleID, role, name, hashes[i]); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// ownerRole is the name of the built-in role that every tenant has. Nobody has
+// it at first: who may run the installation can give it.
+const ownerRole = "Owner"
+
+func insertOwner(ctx context.Context, tx *database.Tx, tenantID int64) error {
+	if _, err := tx.ExecContext(ctx, insertOwnerRole, tenantID, ownerRole, tx.NowMS()); err != nil {
+		return fmt.Errorf("role %s: %w", ownerRole, err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -42,7 +43,8 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. An error is one line on stderr.`,
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return &usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
 	})
-	root.AddCommand(serveCommand(env), migrateCommand(env), bootstrapCommand(env), seedCommand(env), rotateCommand(env), expireCommand(env))
+	root.AddCommand(serveCommand(env), migrateCommand(env), copyCommand(), bootstrapCommand(env), seedCommand(env), rotateCommand(env),
+		expireCommand(env))
 	return root
 }
 
@@ -88,17 +90,23 @@ func openStore(cmd *cobra.Command, env environment) (*database.DB, app.Config, e
 	if err != nil {
 		return nil, config, err
 	}
-	look, err := database.OpenReadOnly(config.DatabaseURL, clock.System{})
+	db, err := openReady(cmd.Context(), config.DatabaseURL)
+	return db, config, err
+}
+
+// openReady opens a store whose schema is up to date. It makes no file where
+// there is none.
+func openReady(ctx context.Context, url string) (*database.DB, error) {
+	look, err := database.OpenReadOnly(url, clock.System{})
 	if err != nil {
-		return nil, config, err
+		return nil, err
 	}
-	err = look.CheckSchema(cmd.Context())
+	err = look.CheckSchema(ctx)
 	_ = look.Close()
 	if err != nil {
-		return nil, config, err
+		return nil, err
 	}
-	db, err := database.Open(cmd.Context(), config.DatabaseURL, clock.System{})
-	return db, config, err
+	return database.Open(ctx, url, clock.System{})
 }
 
 func serveCommand(env environment) *cobra.Command {
@@ -106,9 +114,10 @@ func serveCommand(env environment) *cobra.Command {
 		Use:   "serve",
 		Short: "Serves all three services until SIGTERM or Ctrl-C",
 		Long: `Serves the auth, tenant and invitation services in one process. On SQLite the
-schema is brought up to date first. Lines are JSON on stdout. SIGTERM or Ctrl-C
-lets requests in flight end, then the exit code is 0. GET /healthz on each
-address answers 200 while the store does.
+schema is brought up to date first; on PostgreSQL "backends migrate" must have
+done so. Lines are JSON on stdout. SIGTERM or Ctrl-C lets requests in flight
+end, then the exit code is 0. GET /healthz on each address answers 200 while
+the store does.
 
 Settings (environment variables; a secret may be given as NAME_FILE instead):
 
@@ -143,33 +152,6 @@ func settingsHelp() string {
 		fmt.Fprintf(&table, "  %-22s %-24s %s\n", s.Name, value, strings.ReplaceAll(s.Help, "`", ""))
 	}
 	return strings.TrimSuffix(table.String(), "\n")
-}
-
-func migrateCommand(env environment) *cobra.Command {
-	var out printer
-	cmd := &cobra.Command{
-		Use:     "migrate",
-		Short:   "Brings the store's schema up to date",
-		Long:    "Makes the store of DATABASE_URL if there is none and brings its schema up to date.\nIt changes nothing that is up to date.",
-		Example: "  DATABASE_URL=sqlite://tenantgate.db backends migrate",
-		Args:    noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			config, err := app.FromEnv(env.lookup)
-			if err != nil {
-				return err
-			}
-			db, err := database.Open(cmd.Context(), config.DatabaseURL, clock.System{})
-			if err != nil {
-				return err
-			}
-			if err := errors.Join(db.Migrate(cmd.Context()), db.Close()); err != nil {
-				return err
-			}
-			return out.print(cmd, "The schema is up to date.", map[string]any{"migrated": true})
-		},
-	}
-	out.addTo(cmd)
-	return cmd
 }
 
 func seedCommand(env environment) *cobra.Command {

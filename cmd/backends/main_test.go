@@ -17,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenantgate/tenantgate/backends/app"
+	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 )
 
 // shell runs commands with an environment of its own; "stdin" is what is piped in.
@@ -26,6 +27,22 @@ func newShell(t *testing.T) shell {
 	t.Helper()
 	folder := t.TempDir()
 	return shell{"DATABASE_URL": "sqlite://" + filepath.Join(folder, "test.db"), "MAIL_DIR": filepath.Join(folder, "mail")}
+}
+
+// eachStore runs f with a store that is not there yet in SQLite, and with one
+// that is empty in PostgreSQL.
+func eachStore(t *testing.T, f func(t *testing.T, s shell)) {
+	t.Helper()
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		f(t, newShell(t))
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		s := newShell(t)
+		s["DATABASE_URL"] = dbtest.PostgresEmpty(t)
+		f(t, s)
+	})
 }
 
 func (s shell) lookup(name string) (string, bool) {
@@ -53,25 +70,26 @@ func (s shell) ok(t *testing.T, line string) string {
 
 func TestStoreCommands(t *testing.T) {
 	t.Parallel()
-	s := newShell(t)
-	require.Equal(t, "The schema is up to date.\n", s.ok(t, "migrate"))
-	require.JSONEq(t, `{"migrated":true}`, s.ok(t, "migrate --output json"))
-	require.Contains(t, s.ok(t, "seed --demo"), "correct horse battery staple")
-	require.JSONEq(t, `{"seeded":false}`, s.ok(t, "seed --demo -o json"))
-	require.Contains(t, s.ok(t, "seed --demo"), "Nothing was changed")
+	eachStore(t, func(t *testing.T, s shell) {
+		require.Equal(t, "The schema is up to date.\n", s.ok(t, "migrate"))
+		require.JSONEq(t, `{"migrated":true}`, s.ok(t, "migrate --output json"))
+		require.Contains(t, s.ok(t, "seed --demo"), "correct horse battery staple")
+		require.JSONEq(t, `{"seeded":false}`, s.ok(t, "seed --demo -o json"))
+		require.Contains(t, s.ok(t, "seed --demo"), "Nothing was changed")
 
-	var first, second map[string]string
-	require.NoError(t, json.Unmarshal([]byte(s.ok(t, "rotate-keys --output json")), &first))
-	stdout, stderr, code := s.run(t.Context(), "rotate-keys")
-	require.Equal(t, exitFailed, code)
-	require.Empty(t, stdout)
-	require.Equal(t, 1, strings.Count(stderr, "\n"))
-	require.NoError(t, json.Unmarshal([]byte(s.ok(t, "rotate-keys --force --output json")), &second))
-	require.Equal(t, first["next"], second["current"])
+		var first, second map[string]string
+		require.NoError(t, json.Unmarshal([]byte(s.ok(t, "rotate-keys --output json")), &first))
+		stdout, stderr, code := s.run(t.Context(), "rotate-keys")
+		require.Equal(t, exitFailed, code)
+		require.Empty(t, stdout)
+		require.Equal(t, 1, strings.Count(stderr, "\n"))
+		require.NoError(t, json.Unmarshal([]byte(s.ok(t, "rotate-keys --force --output json")), &second))
+		require.Equal(t, first["next"], second["current"])
 
-	require.Equal(t, "Expired invitations to mark: 0\n", s.ok(t, "mark-expired-invitations --dry-run"))
-	require.Equal(t, "Expired invitations marked: 0\n", s.ok(t, "mark_expired_invitations"))
-	require.JSONEq(t, `{"expired":0,"dry_run":true}`, s.ok(t, "mark-expired-invitations --dry-run --output json"))
+		require.Equal(t, "Expired invitations to mark: 0\n", s.ok(t, "mark-expired-invitations --dry-run"))
+		require.Equal(t, "Expired invitations marked: 0\n", s.ok(t, "mark_expired_invitations"))
+		require.JSONEq(t, `{"expired":0,"dry_run":true}`, s.ok(t, "mark-expired-invitations --dry-run --output json"))
+	})
 }
 
 func TestFailuresAreOneLineAndExitOne(t *testing.T) {
@@ -85,6 +103,7 @@ func TestFailuresAreOneLineAndExitOne(t *testing.T) {
 		"a store that is not ours":    {"mark-expired-invitations", shell{"DATABASE_URL": "mysql://x"}, "sqlite://PATH"},
 		"a folder that is not there":  {"migrate", shell{"DATABASE_URL": "sqlite:///no/such/folder/x.db"}, "/no/such/folder does not exist"},
 		"settings that can't be read": {"migrate", shell{"ACCESS_TTL": "soon", "PASSWORD_MIN": "many"}, `ACCESS_TTL: "soon" is not a duration such as 15m or 1h30m; PASSWORD_MIN: "many" is not a whole number`},
+		"a PostgreSQL that is down":   {"migrate", shell{"DATABASE_URL": "postgres://u:pw-of-u@127.0.0.1:1/x"}, "open database: connect to PostgreSQL at 127.0.0.1:1: connect: connection refused"},
 		"a server without mail":       {"serve", shell{"MAIL_DIR": "", "PASSWORD_MIN": "4"}, "PASSWORD_MIN: is 4, NIST SP 800-63B allows no less than 8; SMTP_URL: required, or MAIL_DIR"},
 		"a seed without a schema":     {"seed --demo", shell{}, "database"},
 		"a start without a schema":    {"bootstrap --tenant acme --email a@x.test", shell{}, "database"},
@@ -101,6 +120,7 @@ func TestFailuresAreOneLineAndExitOne(t *testing.T) {
 			require.True(t, strings.HasPrefix(stderr, "backends: "), stderr)
 			require.Equal(t, 1, strings.Count(stderr, "\n"), stderr)
 			require.Contains(t, stderr, test.message)
+			require.NotContains(t, stderr, "pw-of-u")
 		})
 	}
 }
@@ -119,6 +139,9 @@ func TestWrongUsageExitsTwo(t *testing.T) {
 	for line, message := range map[string]string{
 		"launch":                              `unknown command "launch"`,
 		"serve now":                           `unexpected argument "now"`,
+		"migrate down":                        `unexpected argument "down"`,
+		"migrate status -o x":                 "--output x: use text or json",
+		"copy --from sqlite://x.db":           "say --from URL and --to URL",
 		"migrate --force":                     "unknown flag: --force: see backends migrate --help",
 		"mark-expired-invitations --output x": "--output x: use text or json",
 		"seed":                                "say --demo",
@@ -138,7 +161,7 @@ func TestHelpShowsAnExample(t *testing.T) {
 	t.Parallel()
 	s := newShell(t)
 	require.Contains(t, s.ok(t, ""), "mark-expired-invitations")
-	for _, command := range []string{"serve", "migrate", "bootstrap", "seed", "rotate-keys", "mark-expired-invitations"} {
+	for _, command := range []string{"serve", "migrate", "migrate status", "copy", "bootstrap", "seed", "rotate-keys", "mark-expired-invitations"} {
 		require.Contains(t, s.ok(t, command+" --help"), "Examples:", command)
 	}
 	help := s.ok(t, "serve --help")
