@@ -7,7 +7,7 @@ SHELL := bash
 .DEFAULT_GOAL := help
 
 # One set of flags for every test run: other flags would compile Caddy anew.
-GOTEST := go test -race -timeout 10m
+GOTEST := go test -race -timeout 20m
 TOOL := go tool -modfile=tools/go.mod
 # Arguments for the program or the tests, as in `make run ARGS='--fresh'`.
 ARGS ?=
@@ -42,8 +42,7 @@ xcaddy: ## build the same gateway with xcaddy and list our modules in it
 
 .PHONY: test
 test: ## run every test with the race detector; says which services it found
-	@tools/services.sh
-	$(GOTEST) $(ARGS) $(PKG)
+	@tools/with-postgres.sh bash -c 'tools/services.sh && exec "$$@"' -- $(GOTEST) $(ARGS) $(PKG)
 
 .PHONY: fuzz
 fuzz: ## feed every fuzz target for FUZZTIME (10s)
@@ -59,7 +58,7 @@ update-golden: ## rewrite the golden files; read the diff before you commit it
 check: test check-rest ## everything that must hold before a commit lands
 
 .PHONY: check-rest
-check-rest: fmt-check vet lint links vuln xcaddy bench-smoke ## check without test (goldens and the API contract are tests)
+check-rest: fmt-check vet lint links vuln xcaddy check-policy bench-smoke ## check without test (goldens and the API contract are tests)
 
 .PHONY: fmt
 fmt: ## format the Go files
@@ -85,6 +84,14 @@ links: ## check links, anchors and `make` lines in the documents
 vuln: ## govulncheck; says so when the vulnerability database is out of reach
 	@tools/vuln.sh
 
+.PHONY: check-policy
+check-policy: build ## hold the demo's permission table against examples/policy
+	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; export DATABASE_URL="sqlite://$$work/demo.db"; \
+	bin/backends migrate && bin/backends seed --demo >/dev/null && \
+	bin/tenantgate permissions check examples/policy/demo.checks.yaml && \
+	bin/tenantgate permissions check examples/policy/demo.checks.yaml --policy examples/policy/demo.yaml && \
+	bin/tenantgate permissions diff examples/policy/demo.yaml --prune
+
 ##@ Measure
 
 .PHONY: bench
@@ -96,8 +103,13 @@ bench-smoke: build ## bench in half a minute, without the page: it runs, nothing
 	go run ./bench -pairs 6 -slot 500ms -output '' -max 2 -max-tuned 2
 
 .PHONY: reliability
-reliability: ## measure three gateways through faults of Redis; writes docs/reliability.md, about five minutes
-	TENANTGATE_MEASURE=1 TENANTGATE_REQUIRE_SERVICES=1 go test -count=1 -timeout 20m -run 'TestBreakers' $(ARGS) ./test/e2e
+reliability: ## measure gateways through faults of Redis and the database; writes docs/reliability.md and docs/permissions.md, ten minutes
+	TENANTGATE_MEASURE=1 TENANTGATE_REQUIRE_SERVICES=1 tools/with-postgres.sh go test -count=1 -timeout 30m \
+		-run 'TestBreakers|TestEveryAnswer|TestDecisions' $(ARGS) ./test/e2e
+
+.PHONY: bench-engines
+bench-engines: ## the same permission table decided by us, casbin, OPA and Cedar; a module of its own
+	cd bench/engines && go test -run=TestEnginesAgree -bench=. -benchmem -timeout 30m $(ARGS) .
 
 .PHONY: bench-go
 bench-go: ## Go benchmarks of every core and module

@@ -25,7 +25,11 @@ first() {
 }
 
 report redis-server "${TEST_REDIS_URL:-$(first redis-server)}" "apt-get install redis-server"
-report postgresql "${TEST_POSTGRES_DSN:+TEST_POSTGRES_DSN}" "set TEST_POSTGRES_DSN"
+# The tests' databases are on the server that TEST_POSTGRES_DSN names;
+# tools/with-postgres.sh starts one where PostgreSQL is installed. Its password
+# is not printed.
+report postgresql "$(sed -E 's#//([^:@/]*):[^@]*@#//\1:…@#' <<<"${TEST_POSTGRES_DSN:-}")" "apt-get install postgresql; make test starts it"
+report nginx "$(PATH=$PATH:/usr/sbin first nginx)" "apt-get install nginx-light"
 report chromium "${CHROMIUM:-$(first chromium chromium-browser google-chrome)}" "apt-get install chromium"
 
 if [ "$missing" -gt 0 ] && [ "${TENANTGATE_REQUIRE_SERVICES:-}" = 1 ]; then
