@@ -159,13 +159,20 @@ func unixClient(t *testing.T, socket string) *http.Client {
 
 func startGateway(t *testing.T, redisURL, upstream string) *Gateway {
 	t.Helper()
+	return runGateway(t, clusterCaddyfile, "REDIS_URL="+redisURL, "UPSTREAM="+upstream)
+}
+
+// runGateway starts a gateway whose Caddyfile has its site at the socket
+// {$DIR}/site, its admin API at {$DIR}/admin and its log at {$DIR}/log.
+func runGateway(t *testing.T, caddyfile string, env ...string) *Gateway {
+	t.Helper()
 	dir, err := os.MkdirTemp("", "gate") // t.TempDir can be too long for a socket
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	require.NoError(t, os.WriteFile(filepath.Join(dir, "Caddyfile"), []byte(clusterCaddyfile), 0o600))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "Caddyfile"), []byte(caddyfile), 0o600))
 	g := &Gateway{
 		dir: dir, log: filepath.Join(dir, "log"),
-		env:    []string{"DIR=" + dir, "REDIS_URL=" + redisURL, "UPSTREAM=" + upstream, "HOME=" + dir},
+		env:    append([]string{"DIR=" + dir, "HOME=" + dir}, env...),
 		client: unixClient(t, filepath.Join(dir, "site")),
 		admin:  unixClient(t, filepath.Join(dir, "admin")),
 	}

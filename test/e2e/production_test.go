@@ -10,16 +10,32 @@ import (
 	"testing"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 )
 
 // TestAnInstallationOfOnesOwn follows docs/production.md: an empty store, its
 // first admin, and gateway and backends as two processes.
 func TestAnInstallationOfOnesOwn(t *testing.T) {
 	t.Parallel()
+	t.Run("sqlite", func(t *testing.T) {
+		t.Parallel()
+		install(t, "sqlite://"+filepath.Join(t.TempDir(), "tenantgate.db"), "there is no database to read yet (`backends migrate` makes it)")
+	})
+	t.Run("postgres", func(t *testing.T) {
+		t.Parallel()
+		install(t, dbtest.PostgresEmpty(t), "run `backends migrate`")
+	})
+}
+
+// install makes an installation in an empty store and uses it. advice is what a
+// command says before the schema is there.
+func install(t *testing.T, url, advice string) {
+	t.Helper()
 	folder := t.TempDir()
 	address, authAddress, tenantAddress, invitationAddress := FreeAddress(t), FreeAddress(t), FreeAddress(t), FreeAddress(t)
 	env := []string{
-		"DATABASE_URL=sqlite://" + filepath.Join(folder, "tenantgate.db"), "GATEWAY_SECRET=" + strings.Repeat("5ecret", 6),
+		"DATABASE_URL=" + url, "GATEWAY_SECRET=" + strings.Repeat("5ecret", 6),
 		"AUTH_LISTEN=" + authAddress, "TENANT_LISTEN=" + tenantAddress, "INVITATION_LISTEN=" + invitationAddress,
 		"AUTH_UPSTREAM=" + authAddress, "TENANT_UPSTREAM=" + tenantAddress, "INVITATION_UPSTREAM=" + invitationAddress,
 		"MAIL_DIR=" + filepath.Join(folder, "mail"), "PUBLIC_URL=http://" + address,
@@ -38,7 +54,7 @@ func TestAnInstallationOfOnesOwn(t *testing.T) {
 
 	out, err := command(password, "bootstrap", "--tenant", "Acme", "--email", email)
 	require.Error(t, err)
-	require.Contains(t, out, "there is no database to read yet (`backends migrate` makes it)")
+	require.Contains(t, out, advice)
 	out, err = command("", "migrate")
 	require.NoError(t, err, out)
 	out, err = command("short", "bootstrap", "--tenant", "Acme", "--email", email)

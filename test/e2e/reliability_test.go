@@ -10,16 +10,33 @@ import (
 	"time"
 )
 
-// The page that `make reliability` writes its numbers into, between two marks.
+// The pages that `make reliability` writes its numbers into, between two marks.
 const (
 	reliabilityPage = root + "/docs/reliability.md"
-	numbersBegin    = "<!-- written by `make reliability`: begin -->\n"
-	numbersEnd      = "<!-- written by `make reliability`: end -->\n"
+	permissionsPage = root + "/docs/permissions.md"
+	numbersMark     = "<!-- written by `make reliability`: %s -->\n"
+	permissionsMark = "<!-- written by `make reliability`, permissions: %s -->\n"
 )
 
 var report struct {
 	sync.Mutex
-	faults, numbers []string
+	faults, numbers          []string // of Redis
+	propagation, storeFaults []string // of the permission table
+}
+
+// reportPropagation notes how long gateways answered by what was no longer so.
+func reportPropagation(name string, changed, asked int, p99, most time.Duration) {
+	report.Lock()
+	defer report.Unlock()
+	report.propagation = append(report.propagation, fmt.Sprintf("| %s | %d | %d | %s | %s |\n", name, changed, asked, round(p99), round(most)))
+}
+
+// reportStoreFault notes a row of the table of faults of the database.
+func reportStoreFault(name string, sent, wrong int, calm, during, followed time.Duration) {
+	report.Lock()
+	defer report.Unlock()
+	report.storeFaults = append(report.storeFaults, fmt.Sprintf("| %s | %d | **%d** | %s | %s | %s |\n",
+		name, sent, wrong, round(calm), round(during), round(followed)))
 }
 
 // reportFault notes a row of the table of faults.
@@ -48,23 +65,47 @@ func round(d time.Duration) string {
 	return fmt.Sprintf("%.1f ms", float64(d.Microseconds())/1000)
 }
 
-// writeReport puts the numbers into the page. It does nothing unless everything
-// was measured.
+// machine says where the numbers are from.
+func machine() string {
+	return fmt.Sprintf("%d cores, %s/%s, %s.\n\n", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version())
+}
+
+// writeReport puts the numbers into the pages. A page of which not everything
+// was measured stays as it is.
 func writeReport() error {
-	if !measuring || len(report.faults) == 0 || len(report.numbers) == 0 {
+	if !measuring {
 		return nil
 	}
-	page, err := os.ReadFile(reliabilityPage)
+	if len(report.faults) > 0 && len(report.numbers) > 0 {
+		text := machine() +
+			"| what happens to Redis | requests | answered wrongly | p99 before | p99 during | added | all agree after |\n|---|---|---|---|---|---|---|\n" +
+			strings.Join(report.faults, "") + "\n| what | figure |\n|---|---|\n" + strings.Join(report.numbers, "")
+		if err := writePage(reliabilityPage, numbersMark, text); err != nil {
+			return err
+		}
+	}
+	if len(report.propagation) > 0 && len(report.storeFaults) > 0 {
+		text := machine() +
+			"| changes of rights | changes | answers | p99 of the stale answers | most |\n|---|---|---|---|---|\n" +
+			strings.Join(report.propagation, "") +
+			"\n| what happens to the database | requests | answered wrongly | p99 before | p99 during | next change followed after |\n|---|---|---|---|---|---|\n" +
+			strings.Join(report.storeFaults, "")
+		return writePage(permissionsPage, permissionsMark, text)
+	}
+	return nil
+}
+
+// writePage replaces what stands between the two marks of a page.
+func writePage(path, mark, text string) error {
+	begin, end := fmt.Appendf(nil, mark, "begin"), fmt.Appendf(nil, mark, "end")
+	page, err := os.ReadFile(path)
 	if err != nil {
 		return err
 	}
-	head, rest, ok := bytes.Cut(page, []byte(numbersBegin))
-	_, tail, ok2 := bytes.Cut(rest, []byte(numbersEnd))
+	head, rest, ok := bytes.Cut(page, begin)
+	_, tail, ok2 := bytes.Cut(rest, end)
 	if !ok || !ok2 {
-		return fmt.Errorf("%s lacks the marks between which the numbers go", reliabilityPage)
+		return fmt.Errorf("%s lacks the marks between which the numbers go", path)
 	}
-	text := fmt.Sprintf("%d cores, %s/%s, %s.\n\n", runtime.NumCPU(), runtime.GOOS, runtime.GOARCH, runtime.Version()) +
-		"| what happens to Redis | requests | answered wrongly | p99 before | p99 during | added | all agree after |\n|---|---|---|---|---|---|---|\n" +
-		strings.Join(report.faults, "") + "\n| what | figure |\n|---|---|\n" + strings.Join(report.numbers, "")
-	return os.WriteFile(reliabilityPage, bytes.Join([][]byte{head, []byte(numbersBegin), []byte(text), []byte(numbersEnd), tail}, nil), 0o600)
+	return os.WriteFile(path, bytes.Join([][]byte{head, begin, []byte(text), end, tail}, nil), 0o600)
 }
