@@ -109,7 +109,7 @@ reliability: ## measure gateways through faults of Redis and the database; write
 
 .PHONY: bench-engines
 bench-engines: ## the same permission table decided by us, casbin, OPA and Cedar; a module of its own
-	cd bench/engines && go test -run=TestEnginesAgree -bench=. -benchmem -timeout 30m $(ARGS) .
+	cd bench/engines && go test -run=TestEnginesAgree -bench=. -benchmem -cpu=1 -timeout=1h $(ARGS) .
 
 .PHONY: bench-go
 bench-go: ## Go benchmarks of every core and module

@@ -150,11 +150,14 @@ func TestTheLastManagerStaysHoweverTheyHoldTheRight(t *testing.T) {
 		refuse("DELETE", "/api/members/heir/", "")
 
 		f.addMember("boss", 2, f.owner(2)) // as the owner
+		manager := admin
+		admin = caller{f, "boss", 2} // nobody else unmakes an owner
 		admin.changed(200, "role.parents_changed", 2, "PUT", parents(heir), named())
 		refuse("DELETE", "/api/members/boss/", "")
 		f.newRole(2, "Nothing")
 		refuse("PATCH", "/api/members/boss/", `{"role":"Nothing"}`)
 		f.exec(`UPDATE users SET status = 'disabled' WHERE id = 'boss'`)
+		admin = manager
 		f.inherit(2, heir, base)
 		refuse("PUT", parents(heir), named())
 	})

@@ -45,6 +45,8 @@ func (s screen) steps() []step {
 		{"without a token", "curl -s " + s.gateway + "/api/permissions/dashboard/", `"status":401`},
 		{"a viewer may read the dashboard", "curl -s " + s.gateway + "/api/permissions/dashboard/" + token, `"tenant"`},
 		{"but not write it: the answer names the missing right", "curl -s -X POST " + s.gateway + "/api/permissions/dashboard/" + token, `"permission":"abc/dashboard/write"`},
+		{"what a viewer may do: a front end draws its menus from it", "curl -s " + s.gateway + "/api/permissions/me" + token, `"permissions":["abc/billing/read","abc/dashboard/read"`},
+		{"an operator asks which row decides", s.binary + " permissions explain abc/dashboard/write --tenant acme --user viewer@acme.test --gateway " + s.admin, "denied: viewer@acme.test is Viewer in acme"},
 		{"a trace goes on through gateway, auth and tenant service", "curl -s " + s.gateway + "/api/auth/log/" + token + " -H 'traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'", `"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"`},
 		{"and all their lines carry it", "cat " + s.data + "/logs/*.jsonl | grep 4bf92f3577b34da6a3ce929d0e0e4736 | grep -o '\"service\":\"[a-z-]*\"' | sort -u", `"service":"auth-service"` + "\n" + `"service":"tenant-service"` + "\n" + `"service":"tenantgate"`},
 		{"three failures in a minute open the breaker", "for i in 1 2 3 4; do " + status + `"` + s.gateway + `/api/billing/?status=500"` + token + "; done", "500\n500\n500\n503"},

@@ -12,20 +12,21 @@ import (
 // runs the installation, and roles that inherit: Lead (liz) from Manager and
 // Auditor, Manager from Editor, Auditor from Watcher. Manager may read all of
 // abc and do everything with its reports, Watcher may export whatever can be,
-// Operator (otto) may read tenantgate/platform, Chief (cleo) inherits from it
+// Platform (otto) may read tenantgate/platform, Chief (cleo) inherits from it
 // and from the owner. Loop1 (lou) and Loop2 inherit from each other.
 var family = []string{
 	`INSERT INTO users (id, email, email_key, created_at, updated_at) VALUES ('oz', 'oz', 'oz', 1, 1), ('liz', 'liz', 'liz', 1, 1), ('otto', 'otto', 'otto', 1, 1),
 		('cleo', 'cleo', 'cleo', 1, 1), ('lou', 'lou', 'lou', 1, 1)`,
 	`INSERT INTO products (id, name, created_at, updated_at) VALUES (3, 'tenantgate', 1, 1)`,
-	`INSERT INTO features (id, product_id, name, actions, created_at, updated_at) VALUES (3, 3, 'platform', 'read,write', 1, 1), (4, 3, 'tenants', 'read,write', 1, 1)`,
+	`INSERT INTO features (id, product_id, name, actions, created_at, updated_at) VALUES (3, 3, 'platform', 'read,write', 1, 1), (4, 3, 'tenants', 'read,write', 1, 1),
+		(5, 1, 'tenants', 'read', 1, 1)`,
 	`INSERT INTO roles (id, tenant_id, name, kind, created_at, updated_at) VALUES (101, 1, 'Owner', 'owner', 1, 1), (102, 1, 'Lead', 'custom', 1, 1),
-		(103, 1, 'Manager', 'custom', 1, 1), (104, 1, 'Auditor', 'custom', 1, 1), (105, 1, 'Watcher', 'custom', 1, 1), (106, 1, 'Operator', 'custom', 1, 1),
+		(103, 1, 'Manager', 'custom', 1, 1), (104, 1, 'Auditor', 'custom', 1, 1), (105, 1, 'Watcher', 'custom', 1, 1), (106, 1, 'Platform', 'custom', 1, 1),
 		(107, 1, 'Chief', 'custom', 1, 1), (108, 1, 'Loop1', 'custom', 1, 1), (109, 1, 'Loop2', 'custom', 1, 1)`,
 	`INSERT INTO role_parents (tenant_id, role_id, parent_id) VALUES (1, 102, 103), (1, 102, 104), (1, 103, 12), (1, 104, 105), (1, 107, 106), (1, 107, 101),
 		(1, 108, 109), (1, 109, 108)`,
 	`INSERT INTO role_wildcards (id, role_id, product_id, feature_id, action) VALUES (1, 103, 1, NULL, 'read'), (2, 103, 1, 2, NULL), (3, 105, NULL, NULL, 'export'),
-		(4, 105, NULL, NULL, NULL), (5, 109, 1, 1, NULL), (6, 13, 1, 3, NULL)`,
+		(4, 105, NULL, NULL, NULL), (5, 109, 1, 1, NULL), (6, 13, 3, 5, NULL)`,
 	`DELETE FROM role_wildcards WHERE id = 4`,
 	`INSERT INTO role_feature_permissions (role_id, feature_id, action) VALUES (106, 3, 'read'), (103, 1, 'read')`,
 	`INSERT INTO memberships (tenant_id, user_id, role_id, created_at, updated_at) VALUES (1, 'oz', 101, 1, 1), (1, 'liz', 102, 1, 1), (1, 'otto', 106, 1, 1),
@@ -60,13 +61,13 @@ func testExplain(t *testing.T, s *permission.Snapshot) {
 		"an owner holds everything":           {"oz", perm("abc", "reports", "export"), "Owner: owner"},
 		"an owner holds the gateway's own":    {"oz", perm("tenantgate", "tenants", "write"), "Owner: owner"},
 		"an owner does not run the platform":  {"oz", perm("tenantgate", "platform", "read"), "role_lacks_action"},
-		"a row for the platform":              {"otto", perm("tenantgate", "platform", "read"), "Operator: tenantgate/platform/read"},
-		"a row for the platform is inherited": {"cleo", perm("tenantgate", "platform", "read"), "Chief > Operator: tenantgate/platform/read"},
+		"a row for the platform":              {"otto", perm("tenantgate", "platform", "read"), "Platform: tenantgate/platform/read"},
+		"a row for the platform is inherited": {"cleo", perm("tenantgate", "platform", "read"), "Chief > Platform: tenantgate/platform/read"},
 		"what an owner has not is not either": {"cleo", perm("tenantgate", "platform", "write"), "role_lacks_action"},
 		"an owner may be inherited from":      {"cleo", perm("abc", "reports", "delete"), "Chief > Owner: owner"},
 		"a cycle":                             {"lou", perm("abc", "dashboard", "write"), "Loop1 > Loop2: abc/dashboard/*"},
 		"a cycle without":                     {"lou", perm("abc", "reports", "read"), "role_lacks_action"},
-		"a wildcard of two products is none":  {"vic", perm("tenantgate", "platform", "read"), "role_lacks_action"},
+		"a wildcard of two products is none":  {"vic", perm("tenantgate", "tenants", "read"), "role_lacks_action"},
 		"a stranger":                          {"gil", perm("abc", "reports", "read"), "not_a_member"},
 		"an unknown feature":                  {"oz", perm("abc", "nothing", "read"), "unknown_feature"},
 	} {
@@ -100,10 +101,10 @@ func TestPermissionsOf(t *testing.T) {
 		require.Equal(t, permission.Allowed, reason)
 
 		_, all, _ = s.PermissionsOf("1", "oz")
-		require.Len(t, all, 9)
+		require.Len(t, all, 10)
 		require.NotContains(t, all, perm("tenantgate", "platform", "read"))
 
-		all, reason = s.PermissionsOfRoles("1", []string{"Viewer", "Operator", "Nobody"})
+		all, reason = s.PermissionsOfRoles("1", []string{"Viewer", "Platform", "Nobody"})
 		require.Equal(t, []permission.Permission{perm("abc", "dashboard", "read"), perm("tenantgate", "platform", "read")}, all)
 		require.Equal(t, permission.Allowed, reason)
 
