@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 
 	"github.com/tenantgate/tenantgate/internal/clock"
 )
@@ -116,9 +117,20 @@ func (db *DB) InTx(ctx context.Context, f func(tx *Tx) error) error {
 	}
 }
 
+// begin begins a transaction. A connection that the server has ended, as by a
+// restart, may be found out only now: it is dropped, and another one is taken.
+func (db *DB) begin(ctx context.Context) (*sql.Tx, error) {
+	for try := 0; ; try++ {
+		tx, err := db.write.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted}) // which SQLite ignores
+		if err == nil || ctx.Err() != nil || db.postgres == nil || try > maxConns || errors.As(err, new(*pgconn.ConnectError)) {
+			return tx, err
+		}
+	}
+}
+
 // tryTx runs f in a transaction once.
 func (db *DB) tryTx(ctx context.Context, f func(tx *Tx) error) (*Tx, error) {
-	sqlTx, err := db.write.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelReadCommitted}) // which SQLite ignores
+	sqlTx, err := db.begin(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("begin: %w", plain(err))
 	}

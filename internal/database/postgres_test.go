@@ -3,6 +3,7 @@ package database_test
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -129,9 +130,23 @@ func TestATransactionGoesOnAfterARestart(t *testing.T) {
 			return err
 		})
 	}
-	require.NoError(t, insert("before"))
+	// Each of these has a connection of its own, which the pool keeps.
+	var begun, done sync.WaitGroup
+	begun.Add(5)
+	for range 5 {
+		done.Go(func() {
+			_ = db.InTx(t.Context(), func(*database.Tx) error {
+				begun.Done()
+				begun.Wait()
+				return nil
+			})
+		})
+	}
+	done.Wait()
 	server.Restart()
-	require.Eventually(t, func() bool { return insert("after") == nil }, 10*time.Second, 10*time.Millisecond)
+	for i := range 8 {
+		require.NoError(t, insert("after "+strconv.Itoa(i)))
+	}
 }
 
 func seedProducts(t *testing.T, db *database.DB, names ...string) {
