@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"maps"
+	"math/bits"
 	"slices"
+	"strings"
 
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/identity"
@@ -147,7 +150,8 @@ func newLoader(ctx context.Context, tx *sql.Tx, c *catalogue, old *Snapshot) *lo
 }
 
 // queries read one tenant or all of them. Rows come role by role, and members
-// tenant by tenant.
+// tenant by tenant. With %s, rows of roles are asked for by the roles' ids: a
+// planner that knows nothing of a new table yet would join all of its rows.
 type queries struct {
 	tenants, roles, rights, wildcards, parents, members string
 }
@@ -175,8 +179,8 @@ var (
 	ofTenant = &queries{
 		tenants:   `SELECT id, status FROM tenants WHERE id = $1`,
 		roles:     `SELECT id, tenant_id, name, kind = 'owner' FROM roles WHERE tenant_id = $1`,
-		rights:    selectRights + ` JOIN roles r ON r.id = x.role_id WHERE r.tenant_id = $1 ORDER BY x.role_id`,
-		wildcards: selectWildcards + ` JOIN roles r ON r.id = x.role_id WHERE r.tenant_id = $1`,
+		rights:    selectRights + ` WHERE x.role_id IN (%s) ORDER BY x.role_id`,
+		wildcards: selectWildcards + ` WHERE x.role_id IN (%s)`,
 		parents:   `SELECT role_id, parent_id FROM role_parents WHERE tenant_id = $1`,
 		// In the order of the ids, because SQLite looks them up one by one.
 		members: `SELECT m.tenant_id, m.user_id, m.role_id FROM memberships m WHERE m.tenant_id = $1
@@ -264,8 +268,8 @@ func (l *loader) readRolesOf(q *queries, args ...any) error {
 	err := firstError(
 		func() error { return l.readTenants(q.tenants, args...) },
 		func() error { return l.readRoles(q.roles, args...) },
-		func() error { return l.readRights(q.rights, args...) },
-		func() error { return l.readWildcards(q.wildcards, args...) },
+		func() error { return l.ofRoles(q.rights, l.readRights) },
+		func() error { return l.ofRoles(q.wildcards, l.readWildcards) },
 		func() error { return l.readParents(q.parents, args...) },
 	)
 	if err != nil {
@@ -273,6 +277,29 @@ func (l *loader) readRolesOf(q *queries, args ...any) error {
 	}
 	for id, t := range l.tenants {
 		l.finishRoles(id, t)
+	}
+	return nil
+}
+
+// mostIDs is how many ids stand in one query.
+const mostIDs = 512
+
+// ofRoles calls read for a query of the rows of all roles or, with %s in it, for
+// as many as it takes to name the roles that were read. The number of ids is
+// rounded up, so that the database has few statements to prepare.
+func (l *loader) ofRoles(query string, read func(query string, args ...any) error) error {
+	if !strings.Contains(query, "%s") {
+		return read(query)
+	}
+	for ids := range slices.Chunk(slices.Sorted(maps.Keys(l.roles)), mostIDs) {
+		args, marks := make([]any, 1<<bits.Len(uint(len(ids)-1))), new(strings.Builder)
+		for i := range args {
+			args[i] = ids[min(i, len(ids)-1)]
+			fmt.Fprintf(marks, ", $%d", i+1)
+		}
+		if err := read(fmt.Sprintf(query, marks.String()[2:]), args...); err != nil {
+			return err
+		}
 	}
 	return nil
 }

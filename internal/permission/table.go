@@ -23,9 +23,10 @@ const (
 	// a server that hangs is logged as lost, and loadTimeout reading what changed.
 	lookTimeout = 10 * time.Second
 	loadTimeout = time.Minute
-	// After reading, the table rests as long as that took, but not for longer
-	// than this: however fast changes come, half of the time is left to others.
-	maxRest = 5 * time.Second
+	// After reading, the table rests as long as that took, so that however fast
+	// small changes come, half of the time is left to others. But not for longer
+	// than this: a right that is revoked just after a full load must not wait.
+	maxRest = 50 * time.Millisecond
 )
 
 // Settings are what may be changed while a [Table] runs.
