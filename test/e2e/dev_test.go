@@ -29,7 +29,7 @@ func TestEveryCommandOnTheScreenPrintsWhatTheScreenSays(t *testing.T) {
 	tour, _, _ = strings.Cut(tour, "Ctrl-C stops everything.")
 
 	steps := strings.Split(strings.TrimSpace(tour), "\n\n")[1:]
-	require.Len(t, steps, 17)
+	require.Len(t, steps, 19)
 	const mark = "--- end of step ---"
 	script := "set -u\n"
 	var wants []string
