@@ -2,7 +2,6 @@ package tenant
 
 import (
 	"context"
-	"fmt"
 	"net/http"
 
 	"github.com/tenantgate/tenantgate/backends/server"
@@ -55,29 +54,6 @@ func errBeyondOwn(missing string) error {
 	return e
 }
 
-// Both are what nobody could give back after the last who holds it is gone.
-var (
-	manageMembers = permission.Permission{Product: permission.OwnProduct, Feature: featureMembers, Action: permission.Write}
-	runPlatform   = permission.Permission{Product: permission.OwnProduct, Feature: permission.PlatformFeature, Action: permission.Write}
-)
-
-const (
-	activeMemberExists = `SELECT EXISTS (SELECT 1 FROM memberships m JOIN users u ON u.id = m.user_id
-		WHERE m.tenant_id = $1 AND m.role_id = $2 AND u.status = 'active')`
-	// Only a row that names the right gives it, or one that is inherited: no
-	// wildcard does, and no owner has it.
-	operatorsExist = `WITH RECURSIVE holders (tenant_id, role_id) AS (
-			SELECT r.tenant_id, r.id FROM products p JOIN features f ON f.product_id = p.id
-			JOIN role_feature_permissions g ON g.feature_id = f.id JOIN roles r ON r.id = g.role_id
-			WHERE p.name = 'tenantgate' AND f.name = 'platform' AND g.action = 'write'
-			UNION
-			SELECT i.tenant_id, i.role_id FROM holders h JOIN role_parents i ON i.tenant_id = h.tenant_id AND i.parent_id = h.role_id
-		)
-		SELECT EXISTS (SELECT 1 FROM holders h JOIN memberships m ON m.tenant_id = h.tenant_id AND m.role_id = h.role_id
-		JOIN users u ON u.id = m.user_id JOIN tenants t ON t.id = h.tenant_id
-		WHERE t.status = 'active' AND u.status = 'active')`
-)
-
 // guarded wraps a change to a tenant's members or rights: it must not take the
 // tenant's last member who may manage members, nor the installation's last who
 // may manage the platform. For a change to a tenant itself, which may take all
@@ -98,9 +74,9 @@ func guarded(ctx context.Context, tenantID int64, f func(*edit) (*event, error))
 		case err != nil:
 			return nil, err
 		case managed && !stillManaged:
-			return nil, errLast(manageMembers)
+			return nil, errLast(permission.ManageMembers)
 		case operated && !stillOperated:
-			return nil, errLast(runPlatform)
+			return nil, errLast(permission.RunInstallation)
 		}
 		return e, nil
 	}
@@ -108,29 +84,11 @@ func guarded(ctx context.Context, tenantID int64, f func(*edit) (*event, error))
 
 // watch reports whether the tenant and the installation have somebody in charge.
 func watch(ctx context.Context, tx *edit, tenantID int64) (managed, operated bool, err error) {
-	if err := tx.QueryRowContext(ctx, operatorsExist).Scan(&operated); err != nil {
-		return false, false, fmt.Errorf("look for operators: %w", err)
+	if operated, err = permission.Operated(ctx, tx); err != nil || tenantID == 0 {
+		return false, operated, err
 	}
-	if tenantID == 0 {
-		return false, operated, nil
-	}
-	book, err := rights.Read(ctx, tx, tenantID)
-	if err != nil {
-		return false, false, err
-	}
-	holders, err := book.Holders(ctx, manageMembers)
-	if err != nil {
-		return false, false, err
-	}
-	for _, role := range holders {
-		if err := tx.QueryRowContext(ctx, activeMemberExists, tenantID, role.ID).Scan(&managed); err != nil {
-			return false, false, fmt.Errorf("look for managers: %w", err)
-		}
-		if managed {
-			break
-		}
-	}
-	return managed, operated, nil
+	managed, err = permission.Managed(ctx, tx, tenantID)
+	return managed, operated, err
 }
 
 func errLast(p permission.Permission) error {

@@ -83,7 +83,7 @@ func permissionsIn(names *[]string) ([]core.Permission, *problem.Error) {
 	permissions := make([]core.Permission, len(*names))
 	for i, name := range *names {
 		var err error
-		if permissions[i], err = permissionNamed(name); err != nil && len(faults) < maxFaults {
+		if permissions[i], err = core.ParsePermission(name); err != nil && len(faults) < maxFaults {
 			faults = append(faults, problem.Field{
 				Pointer: pointer + "/" + strconv.Itoa(i), Code: "invalid",
 				Detail: "Write product/feature/action, each of a-z, 0-9, _ and -.",
@@ -100,17 +100,4 @@ func invalid(fields ...problem.Field) *problem.Error {
 	p := problem.New(http.StatusUnprocessableEntity, "invalid-fields", "Some fields are not valid; see errors.")
 	p.Fields = fields
 	return p
-}
-
-var errPermission = errors.New("not product/feature/action")
-
-// permissionNamed reads product/feature/action. A wildcard is no permission.
-func permissionNamed(s string) (core.Permission, error) {
-	product, rest, _ := strings.Cut(s, "/")
-	feature, action, ok := strings.Cut(rest, "/")
-	p := core.Permission{Product: product, Feature: feature, Action: action}
-	if !ok {
-		return p, errPermission
-	}
-	return p, p.Validate()
 }

@@ -26,5 +26,5 @@ func (a *Answers) Start(table *core.Table) { a.start(table) }
 // ParseTarget and ParsePermission are what the fuzz tests call.
 var (
 	ParseTarget     = parseTarget
-	ParsePermission = permissionNamed
+	ParsePermission = core.ParsePermission
 )

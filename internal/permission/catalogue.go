@@ -52,7 +52,7 @@ func (c *catalogue) finish() {
 			c.all = append(c.all, Permission{f.product, f.name, action})
 		}
 	}
-	c.full = c.expand(Pattern{Any, Any, Any})
+	c.full = c.expand(Everything)
 }
 
 // expand returns the bits of what a pattern names.
@@ -80,7 +80,7 @@ func (c *catalogue) bit(featureID int64, action []byte) int {
 // pattern returns the wildcard that the columns of role_wildcards mean; ok is
 // false if it names nothing, such as a feature of another product.
 func (c *catalogue) pattern(product, feature sql.NullInt64, action sql.NullString) (p Pattern, ok bool) {
-	p = Pattern{Any, Any, Any}
+	p = Everything
 	if product.Valid {
 		if p.Product, ok = c.names[product.Int64]; !ok {
 			return p, false

@@ -116,7 +116,7 @@ func (s *Snapshot) Holders(tenantID string, p Permission) (holders []Holder, rea
 	rules := make([]string, len(t.roles.list))
 	for i := range rules {
 		if t.roles.has(i, bit, s.catalogue) {
-			rules[i] = rule(t.roles.trace(i, bit, s.catalogue))
+			rules[i] = Rule(t.roles.trace(i, bit, s.catalogue))
 		}
 	}
 	for user, role := range t.members.all(s.seed) {

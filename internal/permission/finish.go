@@ -61,7 +61,7 @@ func (l *loader) expandRoles(t *loadedTenant) {
 	inherits := false
 	for _, r := range t.roles {
 		r.rights = slices.Clone(r.own)
-		slices.SortFunc(r.wildcards, comparePatterns)
+		slices.SortFunc(r.wildcards, ComparePatterns)
 		for _, w := range r.wildcards {
 			r.rights, _ = union(r.rights, l.expand(w))
 		}

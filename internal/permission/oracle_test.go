@@ -57,7 +57,7 @@ var (
 	oracleRoles    = []string{"Admin", "Editor", "Owner", "Viewer"}
 	oracleActions  = []string{"export", "read", "write"}
 	oracleProducts = []string{"p1", "tenantgate"}
-	oracleFeatures = []string{"f1", "platform"}
+	oracleFeatures = []string{"members", "platform"}
 )
 
 const oracleTenants = 3
@@ -311,6 +311,29 @@ func (m *machine) changeCatalogue(rt *rapid.T) {
 	}
 }
 
+// compareCharge asks who is in charge, of a catalogue that has the rights.
+func (m *machine) compareCharge(rt *rapid.T, w *world) {
+	operated := false
+	for tenant := int64(1); tenant <= oracleTenants; tenant++ {
+		managed := false
+		for _, role := range w.members[tenant] {
+			held := w.held[tenant][role]
+			managed = managed || slices.Contains(held, permission.ManageMembers)
+			operated = operated || w.status[tenant] == identity.StatusActive && slices.Contains(held, permission.RunInstallation)
+		}
+		got, err := permission.Managed(context.Background(), m.Reader(), tenant)
+		require.NoError(rt, err)
+		if _, known := m.current.Resolve(permission.ManageMembers).Known(); known {
+			require.Equal(rt, managed, got, "tenant %d", tenant)
+		}
+	}
+	got, err := permission.Operated(context.Background(), m.Reader())
+	require.NoError(rt, err)
+	if _, known := m.current.Resolve(permission.RunInstallation).Known(); known {
+		require.Equal(rt, operated, got)
+	}
+}
+
 // compare loads and asks every question there is.
 func (m *machine) compare(rt *rapid.T) {
 	old := m.current
@@ -326,6 +349,7 @@ func (m *machine) compare(rt *rapid.T) {
 			}
 		}
 	}
+	m.compareCharge(rt, w)
 	for tenant := int64(1); tenant <= oracleTenants; tenant++ {
 		m.compareLists(rt, w, tenant)
 	}

@@ -1,6 +1,7 @@
 package permission
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 )
@@ -21,6 +22,10 @@ const (
 type Pattern struct {
 	Product, Feature, Action string
 }
+
+// Everything is the pattern of all permissions but those to run the
+// installation: what the built-in owner of a tenant holds in it.
+var Everything = Pattern{Any, Any, Any}
 
 // ParsePattern reads product/feature/action. Parts at the end that are "*" may
 // be left out after the first of them: "abc/*" is "abc/*/*" and "*" is "*/*/*".
@@ -64,9 +69,30 @@ func (p Pattern) String() string { return p.Product + "/" + p.Feature + "/" + p.
 // Wildcard reports whether the pattern names more than one permission.
 func (p Pattern) Wildcard() bool { return p.Product == Any || p.Feature == Any || p.Action == Any }
 
+// Platform reports whether the pattern names rights to run the installation.
+func (p Pattern) Platform() bool { return p.Product == OwnProduct && p.Feature == PlatformFeature }
+
+// ComparePatterns sorts narrow patterns before wide ones, and abc/reports/*
+// before abc/*/read. Of several that give a permission, the first is the one
+// that a [Decision.Rule] names.
+func ComparePatterns(a, b Pattern) int {
+	return cmp.Or(cmp.Compare(a.anys(), b.anys()), strings.Compare(b.String(), a.String()))
+}
+
+// anys counts the wildcards among the three parts.
+func (p Pattern) anys() int {
+	n := 0
+	for _, part := range []string{p.Product, p.Feature, p.Action} {
+		if part == Any {
+			n++
+		}
+	}
+	return n
+}
+
 // Covers reports whether every permission that other names is one that p names.
 func (p Pattern) Covers(other Pattern) bool {
-	if p.Wildcard() && other.Product == OwnProduct && other.Feature == PlatformFeature {
+	if p.Wildcard() && other.Platform() {
 		return false
 	}
 	return covers(p.Product, other.Product) && covers(p.Feature, other.Feature) && covers(p.Action, other.Action)

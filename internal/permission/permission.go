@@ -33,6 +33,16 @@ type Permission struct {
 // String returns the permission as product/feature/action.
 func (p Permission) String() string { return p.Product + "/" + p.Feature + "/" + p.Action }
 
+// ParsePermission reads product/feature/action. A wildcard is no permission.
+func ParsePermission(s string) (Permission, error) {
+	parts := strings.Split(s, "/")
+	if len(parts) != 3 {
+		return Permission{}, fmt.Errorf("give the permission as product/feature/action, not %q", s)
+	}
+	p := Permission{parts[0], parts[1], parts[2]}
+	return p, p.Validate()
+}
+
 // Validate returns an error that names the first part that isn't a [ValidName].
 func (p Permission) Validate() error {
 	for _, part := range []struct{ kind, name string }{{"product", p.Product}, {"feature", p.Feature}, {"action", p.Action}} {
@@ -94,7 +104,7 @@ func (d Decision) Role() string {
 // inherits from down to the one that holds the permission, and what that one
 // holds it by, such as "Editor: abc/reports/read", "Manager > Editor: abc/*/*"
 // or "Owner: owner". It is empty if nothing allowed.
-func (d Decision) Rule() string { return rule(d.trace()) }
+func (d Decision) Rule() string { return Rule(d.trace()) }
 
 func (d Decision) trace() (path []string, row string) {
 	if !d.Allowed || d.tenant == nil {

@@ -1,7 +1,6 @@
 package permission
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 )
@@ -30,9 +29,9 @@ type source struct {
 	parents   []int     // roles of the same tenant, in the order of their names
 }
 
-// ownerRow is the row of an [Explanation] that has none: an owner's right
+// OwnerRow is the row of an [Explanation] that has none: an owner's right
 // follows from the role's kind.
-const ownerRow = "owner"
+const OwnerRow = "owner"
 
 // rightsFor returns room for n bits.
 func rightsFor(n int) []uint64 { return make([]uint64, (n+63)>>6) }
@@ -123,7 +122,7 @@ func (r *roles) row(role, bit int, c *catalogue) string {
 		}
 	}
 	if s.owner && hasBit(c.full, bit) {
-		return ownerRow
+		return OwnerRow
 	}
 	return ""
 }
@@ -154,27 +153,11 @@ func (r *roles) trace(start, bit int, c *catalogue) (path []string, row string) 
 	return nil, ""
 }
 
-// rule puts what trace found into one line.
-func rule(path []string, row string) string {
+// Rule puts the Path and the Row of an [Explanation] into the line that
+// [Decision.Rule] is, empty without a row.
+func Rule(path []string, row string) string {
 	if row == "" {
 		return ""
 	}
 	return strings.Join(path, " > ") + ": " + row
-}
-
-// comparePatterns sorts narrow patterns before wide ones, and abc/reports/*
-// before abc/*/read.
-func comparePatterns(a, b Pattern) int {
-	return cmp.Or(cmp.Compare(a.anys(), b.anys()), strings.Compare(b.String(), a.String()))
-}
-
-// anys counts the wildcards among the three parts.
-func (p Pattern) anys() int {
-	n := 0
-	for _, part := range []string{p.Product, p.Feature, p.Action} {
-		if part == Any {
-			n++
-		}
-	}
-	return n
 }

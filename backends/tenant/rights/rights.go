@@ -50,12 +50,6 @@ const (
 		FROM roles r JOIN role_feature_permissions g ON g.role_id = r.id
 		JOIN features f ON f.id = g.feature_id JOIN products p ON p.id = f.product_id
 		WHERE r.tenant_id = $1 AND r.id = $2`
-	// selectNamedHolders looks the one row up in each role, however many rows
-	// the roles or the feature have.
-	selectNamedHolders = `SELECT r.id FROM roles r WHERE r.tenant_id = $1 AND EXISTS (
-		SELECT 1 FROM role_feature_permissions g WHERE g.role_id = r.id
-		AND g.feature_id = (SELECT f.id FROM features f JOIN products p ON p.id = f.product_id WHERE p.name = $2 AND f.name = $3)
-		AND g.action = $4)`
 	selectRoleOf = `SELECT role_id FROM memberships WHERE tenant_id = $1 AND user_id = $2`
 )
 
@@ -199,7 +193,7 @@ func (b *Book) Own(ctx context.Context, id int64) ([]permission.Pattern, error) 
 	}
 	all := slices.Clone(r.wildcards)
 	if r.Owner {
-		all = append(all, permission.Pattern{Product: permission.Any, Feature: permission.Any, Action: permission.Any})
+		all = append(all, permission.Everything)
 	}
 	err := b.query(ctx, func(rows *sql.Rows) error {
 		var p permission.Pattern
@@ -255,7 +249,7 @@ func (b *Book) Holds(ctx context.Context, id int64) (Set, error) {
 			}
 		}
 	}
-	s.operator = s.named[permission.Pattern{Product: permission.OwnProduct, Feature: permission.PlatformFeature, Action: permission.Write}]
+	s.operator = s.named[permission.Pattern(permission.RunInstallation)]
 	return s, nil
 }
 
@@ -270,46 +264,4 @@ func (b *Book) Member(ctx context.Context, userID string) (Set, error) {
 		return Set{}, fmt.Errorf("read a member's role: %w", err)
 	}
 	return b.Holds(ctx, roleID)
-}
-
-// Holders returns the roles that hold a permission, inherited rows too, by id.
-func (b *Book) Holders(ctx context.Context, p permission.Permission) ([]*Role, error) {
-	want := permission.Pattern(p)
-	var found []int64 // grows by the heirs of those in it
-	holds := map[int64]bool{}
-	add := func(id int64) {
-		if !holds[id] && b.roles[id] != nil {
-			holds[id] = true
-			found = append(found, id)
-		}
-	}
-	heirs := map[int64][]int64{}
-	for id, r := range b.roles {
-		if r.Owner && !platform(want) || slices.ContainsFunc(r.wildcards, func(w permission.Pattern) bool { return w.Covers(want) }) {
-			add(id)
-		}
-		for _, parent := range r.Parents {
-			heirs[parent] = append(heirs[parent], id)
-		}
-	}
-	err := b.query(ctx, func(rows *sql.Rows) error {
-		var id int64
-		err := rows.Scan(&id)
-		add(id)
-		return err
-	}, selectNamedHolders, b.tenantID, p.Product, p.Feature, p.Action)
-	if err != nil {
-		return nil, err
-	}
-	for i := 0; i < len(found); i++ {
-		for _, heir := range heirs[found[i]] {
-			add(heir)
-		}
-	}
-	slices.Sort(found)
-	all := make([]*Role, len(found))
-	for i, id := range found {
-		all[i] = b.roles[id]
-	}
-	return all, nil
 }

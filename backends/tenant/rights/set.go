@@ -22,7 +22,7 @@ type Set struct {
 // run the installation. Operators made the catalogue, and somebody must be the
 // first to give a right that is new.
 func (s Set) MayGive(p permission.Pattern) bool {
-	return s.operator || s.owner && !platform(p) || s.named[p] ||
+	return s.operator || s.owner && !p.Platform() || s.named[p] ||
 		slices.ContainsFunc(s.wildcards, func(w permission.Pattern) bool { return w.Covers(p) })
 }
 
@@ -45,8 +45,4 @@ func (s Set) Lacks(other Set) []string {
 	}
 	slices.Sort(missing)
 	return slices.Compact(missing)
-}
-
-func platform(p permission.Pattern) bool {
-	return p.Product == permission.OwnProduct && p.Feature == permission.PlatformFeature
 }

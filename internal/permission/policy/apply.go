@@ -450,33 +450,11 @@ func (w *writer) touch() error {
 	return nil
 }
 
-const (
-	// Roles that have the right by a row, a wildcard or their kind, and those that inherit from them.
-	managersExist = `WITH RECURSIVE holders (id) AS (
-			SELECT r.id FROM roles r WHERE r.tenant_id = $1 AND (r.kind = 'owner'
-				OR EXISTS (SELECT 1 FROM role_feature_permissions g JOIN features f ON f.id = g.feature_id JOIN products p ON p.id = f.product_id
-					WHERE g.role_id = r.id AND p.name = 'tenantgate' AND f.name = 'members' AND g.action = 'write')
-				OR EXISTS (SELECT 1 FROM role_wildcards w LEFT JOIN products p ON p.id = w.product_id LEFT JOIN features f ON f.id = w.feature_id
-					WHERE w.role_id = r.id AND COALESCE(p.name, 'tenantgate') = 'tenantgate' AND COALESCE(f.name, 'members') = 'members'
-						AND COALESCE(w.action, 'write') = 'write'))
-			UNION SELECT h.role_id FROM role_parents h JOIN holders ON holders.id = h.parent_id WHERE h.tenant_id = $1)
-		SELECT EXISTS (SELECT 1 FROM memberships m JOIN users u ON u.id = m.user_id
-			WHERE m.tenant_id = $1 AND u.status = 'active' AND m.role_id IN (SELECT id FROM holders))`
-	// Only a row gives it.
-	operatorsExist = `WITH RECURSIVE holders (id) AS (
-			SELECT g.role_id FROM products p JOIN features f ON f.product_id = p.id JOIN role_feature_permissions g ON g.feature_id = f.id
-				WHERE p.name = 'tenantgate' AND f.name = 'platform' AND g.action = 'write'
-			UNION SELECT h.role_id FROM role_parents h JOIN holders ON holders.id = h.parent_id)
-		SELECT EXISTS (SELECT 1 FROM holders JOIN roles r ON r.id = holders.id
-			JOIN memberships m ON m.tenant_id = r.tenant_id AND m.role_id = r.id JOIN users u ON u.id = m.user_id JOIN tenants t ON t.id = r.tenant_id
-			WHERE t.status = 'active' AND u.status = 'active')`
-)
-
 // watch tells whether the installation has somebody who runs it, and which of
 // the tenants that the plan changes have somebody who manages their members.
 func (w *writer) watch() (operated bool, managed map[string]bool, err error) {
-	if err := w.tx.QueryRowContext(w.ctx, operatorsExist).Scan(&operated); err != nil {
-		return false, nil, fmt.Errorf("look for operators: %w", err)
+	if operated, err = permission.Operated(w.ctx, w.tx); err != nil {
+		return false, nil, err
 	}
 	managed = map[string]bool{}
 	for _, c := range w.plan.Changes {
@@ -484,11 +462,9 @@ func (w *writer) watch() (operated bool, managed map[string]bool, err error) {
 		if _, done := managed[c.Tenant]; done || before == nil {
 			continue
 		}
-		var exist bool
-		if err := w.tx.QueryRowContext(w.ctx, managersExist, before.id).Scan(&exist); err != nil {
-			return false, nil, fmt.Errorf("look for managers: %w", err)
+		if managed[c.Tenant], err = permission.Managed(w.ctx, w.tx, before.id); err != nil {
+			return false, nil, err
 		}
-		managed[c.Tenant] = exist
 	}
 	return operated, managed, nil
 }
@@ -500,11 +476,11 @@ func (w *writer) stillManaged(operated bool, managed map[string]bool) error {
 		return err
 	}
 	if operated && !stillOperated {
-		return fmt.Errorf("%w: no active member of an active tenant would hold tenantgate/platform/write: give it to somebody else first", ErrLastHolder)
+		return fmt.Errorf("%w: no active member of an active tenant would hold %s: give it to somebody else first", ErrLastHolder, permission.RunInstallation)
 	}
 	for _, name := range sorted(managed) {
 		if managed[name] && !stillManaged[name] {
-			return fmt.Errorf("%w: no active member of %s would hold tenantgate/members/write: give it to somebody else first", ErrLastHolder, name)
+			return fmt.Errorf("%w: no active member of %s would hold %s: give it to somebody else first", ErrLastHolder, name, permission.ManageMembers)
 		}
 	}
 	return nil

@@ -161,7 +161,7 @@ func (a Answer) words(q Question) string {
 	case a.Reason == permission.RoleLacksAction:
 		text += fmt.Sprintf("; no role of %s does", a.Tenant.Name)
 	}
-	if a.Reason == permission.RoleLacksAction && platform(q.Permission.Product, q.Permission.Feature) {
+	if a.Reason == permission.RoleLacksAction && permission.Pattern(q.Permission).Platform() {
 		text += " (owners and wildcards never give the right to run the installation)"
 	}
 	return text
@@ -173,7 +173,7 @@ func (v Verdict) holds() string {
 	if len(v.Path) > 1 {
 		text = v.Path[0] + " inherits " + strings.Join(v.Path[1:], ", which inherits ") + ", which"
 	}
-	if v.Row == ownerRow {
+	if v.Row == permission.OwnerRow {
 		return text + " is the owner role: it may do everything but run the installation"
 	}
 	return text + " holds " + v.Row

@@ -291,7 +291,7 @@ func (t *table) named(p permission.Pattern, all bool) (named []permission.Permis
 		if !t.known.has(i) || !matches(p.Product, one.Product) || !matches(p.Feature, one.Feature) || !matches(p.Action, one.Action) {
 			continue
 		}
-		if all || !platform(one.Product, one.Feature) || p.Feature != permission.Any {
+		if all || !permission.Pattern(one).Platform() || p.Feature != permission.Any {
 			named = append(named, one)
 		}
 	}

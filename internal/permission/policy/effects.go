@@ -183,7 +183,7 @@ func (d *Difference) said() map[[2]string]*statement {
 			s.gone = true
 		case roleCreated:
 			if c.Owner {
-				s.added = append(s.added, everything)
+				s.added = append(s.added, permission.Everything)
 			}
 		case permissionsChanged:
 			s.added, s.removed = append(s.added, patterns(c.Added)...), append(s.removed, patterns(c.Removed)...)

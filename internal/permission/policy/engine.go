@@ -74,9 +74,6 @@ func newTable(p *Policy, x *index) *table {
 	return t
 }
 
-// everything is the pattern that an owner role amounts to.
-var everything = permission.Pattern{Product: permission.Any, Feature: permission.Any, Action: permission.Any}
-
 // mask returns the known permissions that a pattern gives.
 func (t *table) mask(p permission.Pattern) set {
 	if b, ok := t.masks[p]; ok {
@@ -100,7 +97,7 @@ func (t *table) mask(p permission.Pattern) set {
 func (t *table) own(r *Role) set {
 	b := t.none()
 	if r.Owner {
-		b.add(t.mask(everything))
+		b.add(t.mask(permission.Everything))
 	}
 	for p := range r.Permissions {
 		b.add(t.mask(p))
@@ -156,27 +153,23 @@ func (t *Tenant) ancestors(name string, f func(name string, r *Role) bool) (path
 }
 
 // row returns the role's own row that gives a permission: its name, else the
-// narrowest wildcard, abc/reports/* before abc/*/read, else "owner"; empty if
-// none does. It is the one that the snapshot names.
+// narrowest wildcard, else "owner"; empty if none does. It is the one that the
+// snapshot names.
 func (t *table) row(r *Role, i int) string {
-	if p := permission.Pattern(t.all[i]); r.Permissions[p] {
-		return p.String()
-	}
-	narrowest := ""
-	for _, p := range sortedPatterns(r.Permissions) {
-		text := p.String()
-		if t.mask(p).has(i) && (narrowest == "" || strings.Count(text, permission.Any) <= strings.Count(narrowest, permission.Any)) {
-			narrowest = text
+	var giving []permission.Pattern
+	for p := range r.Permissions {
+		if t.mask(p).has(i) {
+			giving = append(giving, p)
 		}
 	}
-	if narrowest == "" && r.Owner && t.mask(everything).has(i) {
-		return ownerRow
+	switch {
+	case len(giving) > 0:
+		return slices.MinFunc(giving, permission.ComparePatterns).String()
+	case r.Owner && t.mask(permission.Everything).has(i):
+		return permission.OwnerRow
 	}
-	return narrowest
+	return ""
 }
-
-// ownerRow stands for the row of an owner role, which has none.
-const ownerRow = "owner"
 
 // unknown returns the reason why the catalogue does not have a permission, or "".
 func (p *Policy) unknown(one permission.Permission) permission.Reason {
@@ -247,9 +240,4 @@ type Verdict struct {
 }
 
 // Rule returns what decided as "Manager > Editor: abc/*/*", empty if no row did.
-func (v Verdict) Rule() string {
-	if v.Row == "" {
-		return ""
-	}
-	return strings.Join(v.Path, " > ") + ": " + v.Row
-}
+func (v Verdict) Rule() string { return permission.Rule(v.Path, v.Row) }

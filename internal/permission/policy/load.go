@@ -265,7 +265,7 @@ func (l *loader) membersOf(tenants []int64) error {
 
 // wildcard returns the pattern of a row of role_wildcards.
 func (l *loader) wildcard(product, feature sql.NullInt64, action sql.NullString) permission.Pattern {
-	p := permission.Pattern{Product: permission.Any, Feature: permission.Any, Action: permission.Any}
+	p := permission.Everything
 	if product.Valid {
 		p.Product = l.products[product.Int64]
 	}

@@ -314,7 +314,7 @@ func (r *Role) readPermission(f *finder, text string, at pos) {
 	switch {
 	case err != nil:
 		f.add(at, "%v", err)
-	case p.Wildcard() && platform(p.Product, p.Feature):
+	case p.Wildcard() && p.Platform():
 		f.add(at, "permission %q: no wildcard gives the right to run the installation: name read, write or delete", text)
 	case r.Permissions[p]:
 		f.add(at, "permission %q stands in line %d already: keep one of them", text, r.rows[p].line)

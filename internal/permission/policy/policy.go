@@ -180,8 +180,3 @@ func sorted[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m))
 func sortedPatterns[V any](m map[permission.Pattern]V) []permission.Pattern {
 	return slices.SortedFunc(maps.Keys(m), func(a, b permission.Pattern) int { return strings.Compare(a.String(), b.String()) })
 }
-
-// platform reports whether a permission is one to run the installation.
-func platform(product, feature string) bool {
-	return product == permission.OwnProduct && feature == permission.PlatformFeature
-}
