@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -33,6 +34,10 @@ type DB struct {
 	postgres  *pgx.ConnConfig
 	clock     clock.Clock
 	announcer atomic.Pointer[func(channel string)]
+
+	listed   sync.Once // of steps and stepsErr: see known
+	steps    []Migration
+	stepsErr error
 }
 
 // Tx is one write transaction with one time for everything that happens in it.

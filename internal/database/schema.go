@@ -116,12 +116,11 @@ const selectVersion = `SELECT COALESCE(MAX(version_id), 0) FROM goose_db_version
 
 // Schema returns the state of the schema. It writes nothing.
 func (db *DB) Schema(ctx context.Context) (Schema, error) {
-	provider, err := db.newProvider(db.read)
+	known, err := db.known()
 	if err != nil {
 		return Schema{}, err
 	}
-	sources := provider.ListSources()
-	schema := Schema{Want: sources[len(sources)-1].Version}
+	schema := Schema{Want: known[len(known)-1].Version}
 	err = db.read.QueryRowContext(ctx, selectVersion).Scan(&schema.Have)
 	switch {
 	case noTableSQLite(err), noTablePostgres(err):
@@ -130,12 +129,27 @@ func (db *DB) Schema(ctx context.Context) (Schema, error) {
 	case err != nil:
 		return Schema{}, fmt.Errorf("read schema version: %w", plain(err))
 	}
-	for _, source := range sources {
-		if source.Version > schema.Have {
-			schema.Pending = append(schema.Pending, Migration{Version: source.Version, Name: path.Base(source.Path)})
+	for _, step := range known {
+		if step.Version > schema.Have {
+			schema.Pending = append(schema.Pending, step)
 		}
 	}
 	return schema, nil
+}
+
+// known returns the migrations of this program, the oldest first. They are read
+// once: gateways look at the schema twice a second.
+func (db *DB) known() ([]Migration, error) {
+	db.listed.Do(func() {
+		var provider *goose.Provider
+		if provider, db.stepsErr = db.newProvider(db.read); db.stepsErr != nil {
+			return
+		}
+		for _, source := range provider.ListSources() {
+			db.steps = append(db.steps, Migration{Version: source.Version, Name: path.Base(source.Path)})
+		}
+	})
+	return db.steps, db.stepsErr
 }
 
 func (db *DB) newProvider(pool *sql.DB) (*goose.Provider, error) {
