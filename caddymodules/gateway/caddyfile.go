@@ -48,29 +48,18 @@ func (a *App) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Errf("unexpected argument %q, options of tenantgate go in a block", d.Val())
 	}
-	seen := map[string]bool{}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		name := d.Val()
-		if seen[name] {
-			return d.Errf("%s is given twice", name)
-		}
-		seen[name] = true
-		if err := a.unmarshalOption(d, name); err != nil {
-			return err
-		}
-	}
-	return nil
+	return EachOption(d, func(name string) error { return a.unmarshalOption(d, name) })
 }
 
 func (a *App) unmarshalOption(d *caddyfile.Dispenser, name string) error {
 	switch name {
 	case "database":
-		if err := unmarshalValue(d, name, "sqlite://<path> or postgres://<user>:<password>@<host>/<name>", &a.Database); err != nil {
+		if err := OneArgument(d, name, "sqlite://<path> or postgres://<user>:<password>@<host>/<name>", &a.Database); err != nil {
 			return err
 		}
 		return validateLiteral(d, a.Database, validateDatabase)
 	case "namespace":
-		if err := unmarshalValue(d, name, "a name", &a.Namespace); err != nil {
+		if err := OneArgument(d, name, "a name", &a.Namespace); err != nil {
 			return err
 		}
 		return validateLiteral(d, a.Namespace, validateNamespace)
@@ -90,17 +79,6 @@ func validateLiteral(d *caddyfile.Dispenser, value string, validate func(string)
 	}
 	if err := validate(value); err != nil {
 		return d.WrapErr(err)
-	}
-	return nil
-}
-
-// unmarshalValue reads the one argument of an option without a block.
-func unmarshalValue(d *caddyfile.Dispenser, name, want string, value *string) error {
-	if !d.AllArgs(value) || *value == "" {
-		return d.Errf("%s needs one argument: %s", name, want)
-	}
-	if d.NextBlock(d.Nesting()) {
-		return d.Errf("%s takes no block", name)
 	}
 	return nil
 }
@@ -125,16 +103,9 @@ func (a *App) unmarshalPermissions(d *caddyfile.Dispenser) error {
 		return d.Errf("unexpected argument %q, options of permissions go in a block", d.Val())
 	}
 	a.Permissions = new(Permissions)
-	seen := map[string]bool{}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		name := d.Val()
-		if seen[name] {
-			return d.Errf("%s is given twice", name)
-		}
-		seen[name] = true
-		if err := a.Permissions.unmarshalOption(d, name); err != nil {
-			return err
-		}
+	err := EachOption(d, func(name string) error { return a.Permissions.unmarshalOption(d, name) })
+	if err != nil {
+		return err
 	}
 	if err := a.Permissions.validate(); err != nil {
 		return d.WrapErr(err)
@@ -150,7 +121,7 @@ func (p *Permissions) unmarshalOption(d *caddyfile.Dispenser, name string) error
 		return unmarshalDuration(d, name, 0, &p.MaxStale)
 	case "log_allowed":
 		var text string
-		if err := unmarshalValue(d, name, "a share such as 0.01 or 1%", &text); err != nil {
+		if err := OneArgument(d, name, "a share such as 0.01 or 1%", &text); err != nil {
 			return err
 		}
 		share, err := parseShare(text)
@@ -167,7 +138,7 @@ func (p *Permissions) unmarshalOption(d *caddyfile.Dispenser, name string) error
 // below least.
 func unmarshalDuration(d *caddyfile.Dispenser, name string, least time.Duration, target *caddy.Duration) error {
 	var text string
-	if err := unmarshalValue(d, name, "a duration such as "+permission.DefaultPoll.String(), &text); err != nil {
+	if err := OneArgument(d, name, "a duration such as "+permission.DefaultPoll.String(), &text); err != nil {
 		return err
 	}
 	duration, err := caddy.ParseDuration(text)

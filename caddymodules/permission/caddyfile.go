@@ -4,6 +4,8 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/caddyfile"
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
+
+	"github.com/tenantgate/tenantgate/caddymodules/gateway"
 )
 
 func parseCaddyfile(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -37,16 +39,9 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 			return d.Err("the action is empty, leave it out to go by the method")
 		}
 	}
-	seen := map[string]bool{}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		name := d.Val()
-		if seen[name] {
-			return d.Errf("%s is given twice", name)
-		}
-		seen[name] = true
-		if err := h.unmarshalOption(d, name); err != nil {
-			return err
-		}
+	err := gateway.EachOption(d, func(name string) error { return h.unmarshalOption(d, name) })
+	if err != nil {
+		return err
 	}
 	if err := h.Validate(); err != nil {
 		return d.WrapErr(err)
@@ -55,15 +50,11 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 }
 
 func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, name string) error {
-	var err error
-	switch name {
-	case "subject":
-		err = unmarshalChoice(d, name, "table or claims", &h.Subject)
-	case "tenant":
-		err = unmarshalChoice(d, name, "a placeholder such as {path.1}", &h.Tenant)
-	case "mode":
-		err = unmarshalChoice(d, name, "enforce or shadow", &h.Mode)
-	default:
+	known, err := unmarshalScope(d, name, &h.Subject, &h.Tenant)
+	switch {
+	case err == nil && name == "mode":
+		err = gateway.OneArgument(d, name, "enforce or shadow", &h.Mode)
+	case err == nil && !known:
 		err = d.Errf("unknown subdirective %q, want subject, tenant or mode", name)
 	}
 	if err != nil {
@@ -75,15 +66,15 @@ func (h *Handler) unmarshalOption(d *caddyfile.Dispenser, name string) error {
 	return nil
 }
 
-// unmarshalChoice reads the one argument of an option without a block.
-func unmarshalChoice(d *caddyfile.Dispenser, name, want string, target *string) error {
-	if !d.AllArgs(target) || *target == "" {
-		return d.Errf("%s needs one argument: %s", name, want)
+// unmarshalScope reads the options of a scope. known is false for any other.
+func unmarshalScope(d *caddyfile.Dispenser, name string, subject, tenant *string) (known bool, err error) {
+	switch name {
+	case "subject":
+		return true, gateway.OneArgument(d, name, "table or claims", subject)
+	case "tenant":
+		return true, gateway.OneArgument(d, name, "a placeholder such as {path.1}", tenant)
 	}
-	if d.NextBlock(d.Nesting()) {
-		return d.Errf("%s takes no block", name)
-	}
-	return nil
+	return false, nil
 }
 
 func parseAnswers(h httpcaddyfile.Helper) (caddyhttp.MiddlewareHandler, error) {
@@ -107,30 +98,19 @@ func (a *Answers) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Errf("unexpected argument %q: permission_answers takes only a matcher, and options in a block", d.Val())
 	}
-	seen := map[string]bool{}
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		name := d.Val()
-		if seen[name] {
-			return d.Errf("%s is given twice", name)
-		}
-		seen[name] = true
-		var err error
-		switch name {
-		case "subject":
-			err = unmarshalChoice(d, name, "table or claims", &a.Subject)
-		case "tenant":
-			err = unmarshalChoice(d, name, "a placeholder such as {path.1}", &a.Tenant)
-		default:
-			err = d.Errf("unknown subdirective %q, want subject or tenant", name)
-		}
-		if err != nil {
+	return gateway.EachOption(d, func(name string) error {
+		known, err := unmarshalScope(d, name, &a.Subject, &a.Tenant)
+		switch {
+		case err != nil:
 			return err
+		case !known:
+			return d.Errf("unknown subdirective %q, want subject or tenant", name)
 		}
 		if err := a.Validate(); err != nil {
 			return d.WrapErr(err)
 		}
-	}
-	return nil
+		return nil
+	})
 }
 
 // parseAuthorize sets up the handler from Caddyfile tokens. Syntax:

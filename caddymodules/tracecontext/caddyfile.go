@@ -7,6 +7,7 @@ import (
 	"github.com/caddyserver/caddy/v2/caddyconfig/httpcaddyfile"
 	"github.com/caddyserver/caddy/v2/modules/caddyhttp"
 
+	"github.com/tenantgate/tenantgate/caddymodules/gateway"
 	core "github.com/tenantgate/tenantgate/internal/tracecontext"
 )
 
@@ -34,13 +35,7 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 	if d.NextArg() {
 		return d.Errf("unexpected argument %q, options of trace_context go in a block", d.Val())
 	}
-	seen := make(map[string]bool)
-	for nesting := d.Nesting(); d.NextBlock(nesting); {
-		name := d.Val()
-		if seen[name] {
-			return d.Errf("%s is given twice", name)
-		}
-		seen[name] = true
+	return gateway.EachOption(d, func(name string) error {
 		var err error
 		switch name {
 		case "trust":
@@ -54,14 +49,11 @@ func (h *Handler) UnmarshalCaddyfile(d *caddyfile.Dispenser) error {
 		default:
 			err = d.Errf("unknown subdirective %q, want trust, header, response or sampled", name)
 		}
-		if err != nil {
-			return err
+		if err == nil && d.NextBlock(d.Nesting()) {
+			err = d.Errf("%s takes no block", name)
 		}
-		if d.NextBlock(d.Nesting()) {
-			return d.Errf("%s takes no block", name)
-		}
-	}
-	return nil
+		return err
+	})
 }
 
 func (h *Handler) unmarshalTrust(d *caddyfile.Dispenser) error {
