@@ -166,6 +166,19 @@ func assignable(ctx context.Context, tx *edit, c server.Caller, name string) (ro
 	return roleRef{ID: role.ID, Name: role.Name}, mayGiveRole(ctx, book, c, role.ID)
 }
 
+// memberToChange returns a member that If-Match and the caller's rights let the
+// request change.
+func memberToChange(ctx context.Context, tx *edit, c server.Caller, userID string) (memberBody, error) {
+	before, err := findMember(ctx, tx, c.TenantID, userID)
+	if err == nil {
+		err = tx.unchanged(before)
+	}
+	if err == nil {
+		err = mayUnseat(ctx, tx, c, before.Role.ID)
+	}
+	return before, err
+}
+
 // mayUnseat returns a 403 problem if the role is the owner's and the caller is
 // neither an owner nor an operator: whoever manages members must not be able to
 // take the tenant from its owner.
@@ -206,13 +219,7 @@ func (s *Service) updateMember(w http.ResponseWriter, r *http.Request, c server.
 	ctx := r.Context()
 	var after memberBody
 	err = s.change(r, c, guarded(ctx, c.TenantID, func(tx *edit) (*event, error) {
-		before, err := findMember(ctx, tx, c.TenantID, userID)
-		if err == nil {
-			err = tx.unchanged(before)
-		}
-		if err == nil {
-			err = mayUnseat(ctx, tx, c, before.Role.ID)
-		}
+		before, err := memberToChange(ctx, tx, c, userID)
 		if err != nil {
 			return nil, err
 		}
@@ -249,17 +256,10 @@ func (s *Service) removeMember(w http.ResponseWriter, r *http.Request, c server.
 	}
 	ctx := r.Context()
 	err = s.change(r, c, guarded(ctx, c.TenantID, func(tx *edit) (*event, error) {
-		before, err := findMember(ctx, tx, c.TenantID, userID)
-		if err == nil {
-			err = tx.unchanged(before)
-		}
-		if err == nil {
-			err = mayUnseat(ctx, tx, c, before.Role.ID)
-		}
-		if err != nil {
+		if _, err := memberToChange(ctx, tx, c, userID); err != nil {
 			return nil, err
 		}
-		_, err = tx.ExecContext(ctx, deleteMember, c.TenantID, userID)
+		_, err := tx.ExecContext(ctx, deleteMember, c.TenantID, userID)
 		return &event{tenantID: c.TenantID, userID: userID, action: "member.removed", target: target("user", userID)}, err
 	}))
 	if err != nil {
