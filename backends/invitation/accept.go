@@ -2,7 +2,6 @@ package invitation
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"net/http"
@@ -123,7 +122,7 @@ func (s *Service) tryAccept(r *http.Request, tokenHash []byte, body *acceptBody)
 // way. It reads one state of the store: the second of two clicks must not meet
 // its own membership on a pending invitation.
 func (s *Service) examine(ctx context.Context, tokenHash []byte) (record, identity.User, error) {
-	tx, err := s.config.DB.Reader().BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	tx, err := s.config.DB.BeginRead(ctx)
 	if err != nil {
 		return record{}, identity.User{}, fmt.Errorf("examine invitation: %w", err)
 	}

@@ -85,7 +85,7 @@ func (s *Service) change(r *http.Request, c server.Caller, f func(tx *edit) (*ev
 
 // look runs f, which reads more than once, on one state of the database.
 func (s *Service) look(ctx context.Context, f func(q identity.Queryer) error) error {
-	tx, err := s.config.DB.Reader().BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	tx, err := s.config.DB.BeginRead(ctx)
 	if err != nil {
 		return fmt.Errorf("begin: %w", err)
 	}

@@ -91,6 +91,12 @@ func (db *DB) Close() error {
 // it fails.
 func (db *DB) Reader() *sql.DB { return db.read }
 
+// BeginRead begins a transaction in which all queries see the store as it is at
+// one moment. The caller ends it by Rollback.
+func (db *DB) BeginRead(ctx context.Context) (*sql.Tx, error) {
+	return db.read.BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+}
+
 // Now returns the store's time in UTC, cut to milliseconds.
 func (db *DB) Now() time.Time { return db.clock.Now().UTC().Truncate(time.Millisecond) }
 

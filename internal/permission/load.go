@@ -21,7 +21,7 @@ import (
 // if only tenants changed, the rest is shared with old. The schema must be the
 // one that database.DB.CheckSchema knows.
 func Load(ctx context.Context, db *database.DB, old *Snapshot) (*Snapshot, error) {
-	tx, err := db.Reader().BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	tx, err := db.BeginRead(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("load permission table: %w", err)
 	}

@@ -104,7 +104,7 @@ func copyAll(ctx context.Context, from *database.DB, target *database.Tx) ([]Tab
 
 // readTx begins a transaction that sees one state of the store.
 func readTx(ctx context.Context, db *database.DB) (*sql.Tx, error) {
-	tx, err := db.Reader().BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	tx, err := db.BeginRead(ctx)
 	if err != nil {
 		return nil, fmt.Errorf("read the source: %w", err)
 	}

@@ -22,7 +22,7 @@ type Scope struct {
 
 // Read runs f in a read transaction: what it reads is the table at one moment.
 func Read(ctx context.Context, db *database.DB, f func(q identity.Queryer) error) error {
-	tx, err := db.Reader().BeginTx(ctx, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true})
+	tx, err := db.BeginRead(ctx)
 	if err != nil {
 		return fmt.Errorf("read permission table: %w", err)
 	}
