@@ -66,7 +66,7 @@ func decodePackages(r io.Reader) ([]Package, error) {
 // shared are the internal packages that other internal packages may import;
 // besides them only leaves, which import none of ours, and the packages of one
 // core among themselves (internal/a and internal/a/b).
-var shared = []string{"database", "database/dbtest", "identity", "problem", "tracecontext"}
+var shared = []string{"database", "database/dbtest", "identity", "problem", "redisclient/redistest", "tracecontext"}
 
 // CheckDependencies returns what breaks the rule that dependencies point one
 // way: cmd to caddymodules and backends, these to internal; caddymodules and

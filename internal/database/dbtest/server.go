@@ -3,9 +3,6 @@ package dbtest
 import (
 	"context"
 	"errors"
-	"io"
-	"math/rand/v2"
-	"net"
 	"net/url"
 	"os"
 	"os/exec"
@@ -17,14 +14,11 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5"
+
+	"github.com/tenantgate/tenantgate/internal/servertest"
 )
 
 const (
-	// The ports tried lie below the range from which the system hands out ports
-	// for ":0" and for outgoing connections, so nothing takes the port of a server
-	// that is down.
-	lowestPort, portCount = 10240, 22000
-
 	superuser = "tenantgate"
 	// password needs escapes in a URL.
 	password = "s3cret:of/db@test"
@@ -36,13 +30,8 @@ type Server struct {
 	tb      testing.TB
 	install installation
 	dir     string // removed at the end of the test
-	port    int
 	args    []string
-
-	cmd   *exec.Cmd
-	guard *exec.Cmd
-	stdin io.Closer     // of the guard
-	done  chan struct{} // closed when cmd has ended
+	process *servertest.Process
 }
 
 // StartServer starts a PostgreSQL server of the test's own and returns when it
@@ -65,25 +54,23 @@ func StartServer(tb testing.TB, args ...string) *Server {
 	if s.dir, err = install.tempDir(); err != nil {
 		tb.Fatal(err)
 	}
+	s.process = &servertest.Process{
+		TB: tb, Name: "PostgreSQL", Dir: s.dir, Command: s.command, Ready: []string{"ready to accept connections"}, Patience: patience,
+		Children: children, Guard: `kill -KILL "$0" $(cat "/proc/$0/task/$0/children")`,
+	}
 	tb.Cleanup(s.cleanUp)
 	if out, err := exec.CommandContext(tb.Context(), "cp", "-a", pristine, s.data()).CombinedOutput(); err != nil { //nolint:gosec // our own folders
 		tb.Fatalf("copy the cluster: %v: %s", err, out)
 	}
-	for range 50 {
-		s.port = lowestPort + rand.IntN(portCount) //nolint:gosec // a port need not be unguessable
-		if s.launch() {
-			return s
-		}
-		if !strings.Contains(s.log(), "Address already in use") {
-			break
-		}
+	if !s.process.Start() {
+		tb.Fatalf("PostgreSQL does not start:\n%s", s.process.Log())
 	}
-	tb.Fatalf("PostgreSQL does not start:\n%s", s.log())
-	return nil
+	s.Wait()
+	return s
 }
 
 // Addr returns the address as host:port.
-func (s *Server) Addr() string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(s.port)) }
+func (s *Server) Addr() string { return s.process.Addr() }
 
 // URL returns the URL of a database of the server. "postgres" is there from
 // the start.
@@ -119,18 +106,7 @@ func (s *Server) Exec(database, statement string) {
 
 // Kill ends the server and all its processes at once, as a crash of the machine
 // would, also while it is frozen. A second call does nothing.
-func (s *Server) Kill() {
-	if s.cmd == nil {
-		return
-	}
-	s.dismissGuard()
-	all := s.processes()
-	for _, pid := range all {
-		_ = syscall.Kill(pid, syscall.SIGKILL) // fails only if it has ended already
-	}
-	<-s.done
-	s.cmd = nil
-}
+func (s *Server) Kill() { s.process.Kill() }
 
 // Stop shuts the server down in order: clients are told that it ends.
 func (s *Server) Stop() {
@@ -142,48 +118,37 @@ func (s *Server) Stop() {
 // with what was committed. It returns when the server serves.
 func (s *Server) Restart() {
 	s.tb.Helper()
-	s.Kill()
-	if !s.launch() {
-		s.tb.Fatalf("PostgreSQL does not start again:\n%s", s.log())
-	}
+	s.process.Restart()
+	s.Wait()
 }
 
 // Freeze stops the server and all its processes in their tracks: the system
 // still accepts connections for it, and nobody ever answers.
 func (s *Server) Freeze() {
 	s.tb.Helper()
-	if s.cmd == nil {
-		s.tb.Fatal("PostgreSQL was ended and not started again")
-	}
-	// The first is the one that makes the others.
-	s.signal(s.cmd.Process.Pid, syscall.SIGSTOP)
-	for _, pid := range s.processes()[1:] {
-		s.signal(pid, syscall.SIGSTOP)
-	}
+	s.signal(s.process.SignalAll, syscall.SIGSTOP)
 }
 
 // Thaw lets a frozen server go on where it was.
 func (s *Server) Thaw() {
 	s.tb.Helper()
-	if s.cmd == nil {
-		s.tb.Fatal("PostgreSQL was ended and not started again")
-	}
-	for _, pid := range s.processes() {
-		s.signal(pid, syscall.SIGCONT)
-	}
+	s.signal(s.process.SignalAll, syscall.SIGCONT)
 }
 
-func (s *Server) signal(pid int, sig syscall.Signal) {
+// signal sends a signal, which may come too late for a server that ends.
+func (s *Server) signal(send func(syscall.Signal) error, sig syscall.Signal) {
 	s.tb.Helper()
-	if err := syscall.Kill(pid, sig); err != nil && !errors.Is(err, syscall.ESRCH) {
+	if !s.process.Running() {
+		s.tb.Fatal("PostgreSQL was ended and not started again")
+	}
+	if err := send(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		s.tb.Fatalf("signal PostgreSQL: %v", err)
 	}
 }
 
-// processes returns the numbers of the server's processes, the main one first.
-// Each is in a process group of its own, so there is no group to signal.
-func (s *Server) processes() []int {
-	all := []int{s.cmd.Process.Pid}
+// children returns the numbers of a process's children. Each of PostgreSQL's is
+// in a process group of its own, so there is no group to signal.
+func children(parent int) (pids []int) {
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat") // the pattern is good
 	for _, path := range stats {
 		content, err := os.ReadFile(path)
@@ -192,106 +157,40 @@ func (s *Server) processes() []int {
 		}
 		// "pid (name) state parent …", where the name may hold anything.
 		fields := strings.Fields(string(content[strings.LastIndexByte(string(content), ')')+1:]))
-		if len(fields) < 2 || fields[1] != strconv.Itoa(all[0]) {
+		if len(fields) < 2 || fields[1] != strconv.Itoa(parent) {
 			continue
 		}
 		if pid, err := strconv.Atoi(filepath.Base(filepath.Dir(path))); err == nil {
-			all = append(all, pid)
+			pids = append(pids, pid)
 		}
 	}
-	return all
+	return pids
 }
 
 // shutDown ends the server by a signal, or kills it if that takes too long.
 func (s *Server) shutDown(sig syscall.Signal) {
 	s.tb.Helper()
-	if s.cmd == nil {
+	if !s.process.Running() {
 		return
 	}
 	s.Thaw()
-	s.signal(s.cmd.Process.Pid, sig)
+	s.signal(s.process.Signal, sig)
 	select {
-	case <-s.done:
-		s.dismissGuard()
-		s.cmd = nil
+	case <-s.process.Done():
 	case <-time.After(patience):
-		s.Kill()
 	}
+	s.Kill()
 }
 
-// launch starts the server on s.port and reports whether it serves.
-func (s *Server) launch() bool {
-	s.tb.Helper()
-	output, err := os.Create(s.logFile())
-	if err != nil {
-		s.tb.Fatal(err)
-	}
-	defer output.Close()
+func (s *Server) command(port int) *exec.Cmd {
 	cmd := exec.CommandContext(context.Background(), filepath.Join(s.install.bin, "postgres"), append([]string{ //nolint:gosec // the tests say what to start
-		"-D", s.data(), "-p", strconv.Itoa(s.port),
+		"-D", s.data(), "-p", strconv.Itoa(port),
 		"-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories=", "-c", "shared_buffers=16MB",
 		// Killed processes leave no shared memory behind, and nothing outlives the test.
 		"-c", "dynamic_shared_memory_type=mmap", "-c", "fsync=off", "-c", "full_page_writes=off",
 	}, s.args...)...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = s.dir, output, output
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: s.install.account}
-	if err := cmd.Start(); err != nil {
-		s.tb.Fatalf("start PostgreSQL: %v", err)
-	}
-	done := make(chan struct{})
-	go func() {
-		_ = cmd.Wait() // how it ended is in its log
-		close(done)
-	}()
-	s.cmd, s.done = cmd, done
-	s.startGuard()
-	if !s.listens() {
-		s.Kill()
-		return false
-	}
-	s.Wait()
-	return true
-}
-
-// startGuard starts a process that kills the server if the test's process
-// ends without its clean-up, as it does after a panic or a timeout.
-func (s *Server) startGuard() {
-	s.tb.Helper()
-	s.guard = exec.CommandContext(context.Background(), "sh", "-c", //nolint:gosec // the only argument is a number
-		`read -r _; kill -KILL "$0" $(cat "/proc/$0/task/$0/children")`, strconv.Itoa(s.cmd.Process.Pid))
-	var err error
-	if s.stdin, err = s.guard.StdinPipe(); err != nil { // held open until Wait, or until this process is gone
-		s.tb.Fatal(err)
-	}
-	if err := s.guard.Start(); err != nil {
-		s.tb.Fatalf("start the guard of PostgreSQL: %v", err)
-	}
-}
-
-// dismissGuard goes before the server ends: then its number may be another
-// process's.
-func (s *Server) dismissGuard() {
-	if s.guard.Process != nil {
-		_ = s.guard.Process.Kill()
-		_ = s.guard.Wait() // says that it was killed
-	}
-}
-
-// listens waits until the server says in its log that it serves. Asking the
-// port is not enough: somebody else's server may be behind it.
-func (s *Server) listens() bool {
-	for deadline := time.After(patience); ; {
-		if strings.Contains(s.log(), "ready to accept connections") {
-			return true
-		}
-		select {
-		case <-s.done:
-			return false
-		case <-deadline:
-			return false
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
+	return cmd
 }
 
 // Wait returns when the server answers a query.
@@ -304,20 +203,13 @@ func (s *Server) Wait() {
 		}
 		select {
 		case <-deadline:
-			s.tb.Fatalf("PostgreSQL does not answer: %v\n%s", err, s.log())
+			s.tb.Fatalf("PostgreSQL does not answer: %v\n%s", err, s.process.Log())
 		case <-time.After(5 * time.Millisecond):
 		}
 	}
 }
 
 func (s *Server) data() string { return filepath.Join(s.dir, "data") }
-
-func (s *Server) logFile() string { return filepath.Join(s.dir, "log") }
-
-func (s *Server) log() string {
-	content, _ := os.ReadFile(s.logFile()) // none yet is an empty one
-	return string(content)
-}
 
 func (s *Server) cleanUp() {
 	segment := s.sharedMemory()
@@ -326,9 +218,7 @@ func (s *Server) cleanUp() {
 		// Who was killed left it behind. It is gone after an orderly end.
 		_ = exec.CommandContext(context.Background(), "ipcrm", "-m", segment).Run() //nolint:gosec // a number
 	}
-	if s.tb.Failed() {
-		s.tb.Logf("the end of PostgreSQL's log on port %d:\n%s", s.port, lastLines(s.log(), 20))
-	}
+	s.process.LogIfFailed()
 	if err := os.RemoveAll(s.dir); err != nil {
 		s.tb.Errorf("remove the cluster: %v", err)
 	}
@@ -347,9 +237,4 @@ func (s *Server) sharedMemory() string {
 		}
 	}
 	return ""
-}
-
-func lastLines(text string, n int) string {
-	lines := strings.Split(strings.TrimSpace(text), "\n")
-	return strings.Join(lines[max(0, len(lines)-n):], "\n")
 }
