@@ -17,6 +17,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 	"go.uber.org/zap"
 
+	"github.com/tenantgate/tenantgate/caddymodules/operator"
 	core "github.com/tenantgate/tenantgate/internal/breaker"
 )
 
@@ -140,15 +141,11 @@ func (a *adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 // refuseMethod is the error of a request with the wrong method.
 func refuseMethod(w http.ResponseWriter, r *http.Request, allowed, advice string) error {
 	w.Header().Set("Allow", allowed)
-	return apiError(http.StatusMethodNotAllowed, "method %s is not for this path: %s", r.Method, advice)
-}
-
-func apiError(status int, format string, args ...any) error {
-	return caddy.APIError{HTTPStatus: status, Err: fmt.Errorf(format, args...)}
+	return operator.Refusal(http.StatusMethodNotAllowed, "method %s is not for this path: %s", r.Method, advice)
 }
 
 func errNoBreaker(name string) error {
-	return apiError(http.StatusNotFound, "no breaker %q is configured on this gateway, and none is known from others: GET %s lists them", name, adminPath)
+	return operator.Refusal(http.StatusNotFound, "no breaker %q is configured on this gateway, and none is known from others: GET %s lists them", name, adminPath)
 }
 
 // answer writes the API's answer.
@@ -258,7 +255,7 @@ func (a *adminAPI) serveOrder(w http.ResponseWriter, r *http.Request, name, verb
 	kinds := map[string]core.OrderKind{"open": core.OrderOpen, "close": core.OrderClose, "reset": core.OrderReset, "auto": core.OrderAuto}
 	kind, ok := kinds[verb]
 	if !ok {
-		return apiError(http.StatusNotFound, "%q is no order: use open, close, reset or auto", verb)
+		return operator.Refusal(http.StatusNotFound, "%q is no order: use open, close, reset or auto", verb)
 	}
 	if r.Method != http.MethodPost {
 		return refuseMethod(w, r, http.MethodPost, "an order needs POST")
@@ -269,7 +266,7 @@ func (a *adminAPI) serveOrder(w http.ResponseWriter, r *http.Request, name, verb
 	}
 	ttl, err := o.ttl(kind)
 	if err != nil {
-		return apiError(http.StatusBadRequest, "%w", err)
+		return operator.Refusal(http.StatusBadRequest, "%w", err)
 	}
 	known := current()
 	keys, err := known.target(name, o)
@@ -351,7 +348,7 @@ func readOrder(w http.ResponseWriter, r *http.Request) (o order, err error) {
 		most        int
 	}{{"actor", o.Actor, maxActor}, {"reason", o.Reason, maxReason}} {
 		if utf8.RuneCountInString(f.value) > f.most || strings.ContainsFunc(f.value, isControl) {
-			return o, apiError(http.StatusBadRequest, "%s must be one line of at most %d printable characters", f.name, f.most)
+			return o, operator.Refusal(http.StatusBadRequest, "%s must be one line of at most %d printable characters", f.name, f.most)
 		}
 	}
 	return o, nil
@@ -363,9 +360,9 @@ func isControl(r rune) bool { return !unicode.IsPrint(r) }
 func bodyError(err error) error {
 	var long *http.MaxBytesError
 	if errors.As(err, &long) {
-		return apiError(http.StatusRequestEntityTooLarge, "body is longer than %d bytes: send %s", long.Limit, orderForm)
+		return operator.Refusal(http.StatusRequestEntityTooLarge, "body is longer than %d bytes: send %s", long.Limit, orderForm)
 	}
-	return apiError(http.StatusBadRequest, "body is not an order (%s): send nothing, or any of %s", strings.TrimPrefix(err.Error(), "json: "), orderForm)
+	return operator.Refusal(http.StatusBadRequest, "body is not an order (%s): send nothing, or any of %s", strings.TrimPrefix(err.Error(), "json: "), orderForm)
 }
 
 // ttl returns how long the order is to hold, 0 until it is lifted.
@@ -409,18 +406,18 @@ func (r *registry) target(name string, o order) (keys []core.Key, err error) {
 	case group == nil && !known:
 		return nil, errNoBreaker(name)
 	case o.Tenant != "" && group != nil && !group.Settings().PerTenant:
-		return nil, apiError(http.StatusBadRequest, "breaker %q has no circuits of tenants: leave tenant out, or give it the scope %s", name, scopeTenant)
+		return nil, operator.Refusal(http.StatusBadRequest, "breaker %q has no circuits of tenants: leave tenant out, or give it the scope %s", name, scopeTenant)
 	case o.Upstream == "":
-		return nil, apiError(http.StatusConflict, "breaker %q has no circuit like that yet, for no request has come: name the upstream, such as 10.0.0.1:80", name)
+		return nil, operator.Refusal(http.StatusConflict, "breaker %q has no circuit like that yet, for no request has come: name the upstream, such as 10.0.0.1:80", name)
 	case group == nil:
-		return nil, apiError(http.StatusNotFound, "breaker %q has no upstream %q that is known here, and is not configured on this gateway: ask one that has it", name, o.Upstream)
+		return nil, operator.Refusal(http.StatusNotFound, "breaker %q has no upstream %q that is known here, and is not configured on this gateway: ask one that has it", name, o.Upstream)
 	}
 	if !isAddress {
-		return nil, apiError(http.StatusBadRequest, "upstream %q must be an address with a port, such as 10.0.0.1:80", o.Upstream)
+		return nil, operator.Refusal(http.StatusBadRequest, "upstream %q must be an address with a port, such as 10.0.0.1:80", o.Upstream)
 	}
 	b := group.Breaker(address, o.Tenant) // it has seen no request yet
 	if b == nil {
-		return nil, apiError(http.StatusConflict, "breaker %q has too many upstreams to take another: name one that it has", name)
+		return nil, operator.Refusal(http.StatusConflict, "breaker %q has too many upstreams to take another: name one that it has", name)
 	}
 	return []core.Key{b.Key()}, nil
 }

@@ -8,14 +8,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"os/signal"
 	"path/filepath"
-	"strings"
-	"syscall"
+	"strconv"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -24,6 +21,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/tenantgate/tenantgate/caddymodules/operator"
 	"github.com/tenantgate/tenantgate/internal/clock"
 )
 
@@ -41,22 +39,9 @@ const (
 	// thousands of circuits takes seconds.
 	listTimeout  = 5 * time.Second
 	orderTimeout = time.Minute
-	// maxAnswer bounds what is read of an answer.
-	maxAnswer = 64 << 20
 	// minInterval is the shortest time between two looks of watch.
 	minInterval = 100 * time.Millisecond
 )
-
-// The values of --output.
-const (
-	outputText = "text"
-	outputJSON = "json"
-)
-
-// usageError is a mistake in how the command was called.
-type usageError struct{ error }
-
-func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // breakerCommands is the flags that all of them share.
 type breakerCommands struct {
@@ -82,15 +67,15 @@ Exit codes: 0 done, 1 it did not work, 2 wrong usage.`
 	flags.StringVar(&b.address, "address", "", "Address of the admin API: host:port or unix//path")
 	flags.StringVar(&b.config, "config", "", "Configuration file that tells the address of the admin API")
 	flags.StringVar(&b.adapter, "adapter", "", "Config adapter of that file (default: caddyfile, unless its name ends in .json)")
-	flags.StringVar(&b.output, "output", outputText, "Form of the output: text or json")
+	flags.StringVar(&b.output, "output", operator.OutputText, "Form of the output: text or json")
 	cmd.Args = cobra.ArbitraryArgs
 	cmd.RunE = b.run(func(_ *cobra.Command, args []string) error {
 		if len(args) == 0 {
-			return usagef("say what to do: list, watch, open, close, reset or auto; see %s --help", cmd.CommandPath())
+			return operator.Usagef("say what to do: list, watch, open, close, reset or auto; see %s --help", cmd.CommandPath())
 		}
-		return usagef("unknown command %q: use list, watch, open, close, reset or auto", args[0])
+		return operator.Usagef("unknown command %q: use list, watch, open, close, reset or auto", args[0])
 	})
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return fail(cmd, usageError{err}) })
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return fail(cmd, operator.UsageError{Err: err}) })
 	cmd.AddCommand(b.listCommand(), b.watchCommand())
 	for _, o := range orderCommands {
 		cmd.AddCommand(b.orderCommand(o))
@@ -101,8 +86,8 @@ Exit codes: 0 done, 1 it did not work, 2 wrong usage.`
 // kind the exit code.
 func (b *breakerCommands) run(do func(*cobra.Command, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		if b.output != outputText && b.output != outputJSON {
-			return fail(cmd, usagef("--output %s: use text or json", b.output))
+		if err := operator.CheckOutput(b.output); err != nil {
+			return fail(cmd, err)
 		}
 		if err := do(cmd, args); err != nil {
 			return fail(cmd, err)
@@ -114,13 +99,12 @@ func (b *breakerCommands) run(do func(*cobra.Command, []string) error) func(*cob
 // fail tells of an error and returns one that makes Caddy's main function end
 // with exit code 2 after wrong usage and else with 1, without telling more.
 func fail(cmd *cobra.Command, err error) error {
-	cmd.SilenceErrors = true
-	cmd.PrintErrln("Error: " + printable(err.Error()))
-	if errors.As(err, new(usageError)) {
-		const wrongUsage = 2
-		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return wrongUsage, nil })(cmd, nil)
+	cmd.PrintErrln("Error: " + operator.Printable(err.Error()))
+	code := 1
+	if errors.As(err, new(operator.UsageError)) {
+		code = operator.WrongUsage
 	}
-	return err
+	return operator.Exit(cmd, err, code)
 }
 
 // nameArgument returns the one argument, which must be a breaker's name, or ""
@@ -130,10 +114,10 @@ func nameArgument(args []string, optional bool) (string, error) {
 	case len(args) == 0 && optional:
 		return "", nil
 	case len(args) != 1:
-		return "", usagef("give the name of one breaker; `tenantgate breakers list` shows them")
+		return "", operator.Usagef("give the name of one breaker; `tenantgate breakers list` shows them")
 	}
 	if err := checkName(args[0]); err != nil {
-		return "", usageError{err}
+		return "", operator.UsageError{Err: err}
 	}
 	return args[0], nil
 }
@@ -152,7 +136,7 @@ that are not plainly closed. LEFT is the rest of the open period or of an order.
 			if err != nil {
 				return err
 			}
-			ctx, stop := interruptible(cmd)
+			ctx, stop := operator.Interruptible(cmd)
 			defer stop()
 			l, err := b.list(ctx, name)
 			if err != nil {
@@ -184,13 +168,13 @@ Ctrl-C ends it, with exit code 0.`,
 			return err
 		}
 		if interval < minInterval {
-			return usagef("--interval %s: give at least %s", interval, minInterval)
+			return operator.Usagef("--interval %s: give at least %s", interval, minInterval)
 		}
-		ctx, stop := interruptible(cmd)
+		ctx, stop := operator.Interruptible(cmd)
 		defer stop()
 		out := cmd.OutOrStdout()
-		var s screen = &changes{out: out, json: b.output == outputJSON, clock: b.clock}
-		if b.output == outputText && isTerminal(out) {
+		var s screen = &changes{out: out, json: b.output == operator.OutputJSON, clock: b.clock}
+		if b.output == operator.OutputText && isTerminal(out) {
 			s = &fullScreen{out: out, colours: coloured(out), interval: interval, size: func() (int, int) { return sizeOf(out) }}
 		}
 		return b.watch(ctx, name, interval, s)
@@ -241,10 +225,10 @@ request yet must be named.`,
 		}
 		if body.TTL != "" {
 			if _, err := parseTTL(body.TTL); err != nil {
-				return usageError{fmt.Errorf("--%w", err)}
+				return operator.UsageError{Err: fmt.Errorf("--%w", err)}
 			}
 		}
-		ctx, stop := interruptible(cmd)
+		ctx, stop := operator.Interruptible(cmd)
 		defer stop()
 		l, err := b.order(ctx, name, o.verb, body)
 		if err != nil {
@@ -255,20 +239,11 @@ request yet must be named.`,
 	return cmd
 }
 
-// interruptible returns a context that ends with Ctrl-C or SIGTERM.
-func interruptible(cmd *cobra.Command) (context.Context, context.CancelFunc) {
-	ctx := cmd.Context()
-	if ctx == nil { // Caddy's main function gives none
-		ctx = context.Background()
-	}
-	return signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
-}
-
 // print writes an answer in the form that is wanted.
 func (b *breakerCommands) print(w io.Writer, l listing) error {
 	var out bytes.Buffer
-	if b.output == outputJSON {
-		if err := writeJSON(&out, l, "  "); err != nil {
+	if b.output == operator.OutputJSON {
+		if err := operator.WriteJSON(&out, l, "  "); err != nil {
 			return err
 		}
 	} else {
@@ -296,90 +271,23 @@ func (b *breakerCommands) order(ctx context.Context, name, verb string, o order)
 	return b.call(ctx, http.MethodPost, adminPath+"/"+url.PathEscape(name)+"/"+verb, body)
 }
 
-// call calls the admin API. Unlike caddycmd.AdminAPIRequest it ends with ctx and
-// its time, and leaves no connection behind.
+// call calls the admin API.
 func (b *breakerCommands) call(ctx context.Context, method, path string, body []byte) (l listing, err error) {
 	address, err := b.adminAddress()
 	if err != nil {
 		return l, err
 	}
-	network, dial, err := dialAddress(address)
-	if err != nil {
-		return l, err
+	client := operator.Client{
+		Address: address, Flag: "--address", Named: strconv.Quote(address),
+		Subject: "breakers", Hint: " give its address with --address or --config", Timeout: listTimeout,
 	}
-	timeout := listTimeout
 	if method == http.MethodPost {
-		timeout = orderTimeout
+		client.Timeout = orderTimeout
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	host := dial
-	if network == "unix" {
-		host = "127.0.0.1" // there is none, but a URL must have one
-	}
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+host+path, bytes.NewReader(body))
-	if err != nil {
-		return l, usagef("--address %s is no address: give host:port or unix//path", address)
-	}
-	if network != "unix" { // the API asks for it there, and allows none here
-		request.Header.Set("Origin", "http://"+host)
-	}
-	if body != nil {
-		request.Header.Set("Content-Type", "application/json")
-	}
-	client := http.Client{
-		Transport: &http.Transport{
-			DisableKeepAlives: true,
-			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-				return new(net.Dialer).DialContext(ctx, network, dial)
-			},
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	response, err := client.Do(request)
-	if err != nil {
-		return l, fmt.Errorf("the admin API at %s can't be reached (%w): is the gateway running? give its address with --address or --config", address, plainCause(err))
-	}
-	defer response.Body.Close()
-	return readAnswer(response, address)
-}
-
-// plainCause returns what is at the bottom of a failed call.
-func plainCause(err error) error {
-	var (
-		system syscall.Errno
-		urlErr *url.Error
-	)
-	switch {
-	case errors.As(err, &system):
-		return system
-	case errors.Is(err, context.DeadlineExceeded):
-		return errors.New("no answer in time")
-	case errors.As(err, &urlErr):
-		return urlErr.Err
-	}
-	return err
-}
-
-// readAnswer reads an answer of the API, or why there is none.
-func readAnswer(response *http.Response, address string) (l listing, err error) {
-	content, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer))
-	if err != nil {
-		return l, fmt.Errorf("the admin API at %s broke off: %w", address, plainCause(err))
-	}
-	if response.StatusCode == http.StatusOK {
-		if err = json.Unmarshal(content, &l); err == nil && l.Mode != "" {
-			return l, nil
-		}
-	} else {
-		var refusal struct {
-			Error string `json:"error"`
-		}
-		if json.Unmarshal(content, &refusal) == nil && refusal.Error != "" {
-			return l, errors.New(refusal.Error)
-		}
-	}
-	return l, fmt.Errorf("the admin API at %s answers %d and knows nothing of breakers: is it Tenantgate's?", address, response.StatusCode)
+	err = client.Call(ctx, method, path, body, func(answer []byte) bool {
+		return json.Unmarshal(answer, &l) == nil && l.Mode != ""
+	})
+	return l, err
 }
 
 // adminAddress returns the address of the admin API.
@@ -393,7 +301,7 @@ func (b *breakerCommands) adminAddress() (string, error) {
 	// Caddy's own way to load a file writes log lines.
 	content, err := os.ReadFile(b.config)
 	if err != nil {
-		return "", usageError{fmt.Errorf("--config: %w", err)}
+		return "", operator.UsageError{Err: fmt.Errorf("--config: %w", err)}
 	}
 	adapter := b.adapter
 	if adapter == "" && filepath.Ext(b.config) != ".json" {
@@ -402,7 +310,7 @@ func (b *breakerCommands) adminAddress() (string, error) {
 	if adapter != "" {
 		a := caddyconfig.GetAdapter(adapter)
 		if a == nil {
-			return "", usagef("--adapter %s: there is no such config adapter", adapter)
+			return "", operator.Usagef("--adapter %s: there is no such config adapter", adapter)
 		}
 		if content, _, err = a.Adapt(content, map[string]any{"filename": b.config}); err != nil {
 			return "", fmt.Errorf("--config: %w", err)
@@ -425,19 +333,6 @@ func (b *breakerCommands) adminAddress() (string, error) {
 		return "", fmt.Errorf("--config: admin: %w", err)
 	}
 	return cmp.Or(listen, caddy.DefaultAdminListen), nil
-}
-
-// dialAddress returns what to dial for an address of the admin API.
-func dialAddress(address string) (network, dial string, err error) {
-	a, err := caddy.ParseNetworkAddress(address)
-	if err != nil || a.PortRangeSize() != 1 || !a.IsUnixNetwork() && a.StartPort == 0 {
-		return "", "", usagef("%q is no address of an admin API: give host:port or unix//path", address)
-	}
-	if a.IsUnixNetwork() {
-		path, _, _ := strings.Cut(a.Host, "|") // the permissions of the socket
-		return "unix", path, nil
-	}
-	return a.Network, net.JoinHostPort(cmp.Or(a.Host, "localhost"), fmt.Sprint(a.StartPort)), nil
 }
 
 // isTerminal reports whether a person reads what is written, and the terminal

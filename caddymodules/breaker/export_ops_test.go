@@ -30,13 +30,6 @@ func Text(answer string, colours bool) (string, error) {
 	return out.String(), err
 }
 
-// JSON is how --output json writes a value.
-func JSON(v any) (string, error) {
-	var out bytes.Buffer
-	err := writeJSON(&out, v, "")
-	return out.String(), err
-}
-
 // Show gives looks at the circuits to what watch uses on a terminal of that
 // many rows.
 func Show(out io.Writer, rows int, looks ...any) error {

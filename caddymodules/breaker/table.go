@@ -3,54 +3,16 @@ package breaker
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strconv"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf16"
 	"unicode/utf8"
 
+	"github.com/tenantgate/tenantgate/caddymodules/operator"
 	"github.com/tenantgate/tenantgate/internal/clock"
 )
-
-// printable returns the text with a question mark for everything that could
-// make a terminal do something: names of upstreams and tenants can come from
-// requests.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) && r != utf8.RuneError {
-			return r
-		}
-		return '?'
-	}, text)
-}
-
-// writeJSON writes JSON and a newline. Beyond what package json does it escapes
-// control characters such as U+009B, which some terminals obey too.
-func writeJSON(w *bytes.Buffer, v any, indent string) error {
-	var plain bytes.Buffer
-	encoder := json.NewEncoder(&plain)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", indent)
-	if err := encoder.Encode(v); err != nil {
-		return err
-	}
-	for _, r := range plain.String() {
-		switch {
-		case unicode.IsPrint(r) || r == '\n':
-			w.WriteRune(r)
-		case r > 0xFFFF:
-			high, low := utf16.EncodeRune(r)
-			fmt.Fprintf(w, `\u%04x\u%04x`, high, low)
-		default:
-			fmt.Fprintf(w, `\u%04x`, r)
-		}
-	}
-	return nil
-}
 
 // The colours of states, as parameters of a terminal's SGR sequence.
 var stateColours = map[string]string{"closed": "32", "open": "31", "half-open": "33", "forced-open": "1;31", "forced-closed": "1;36"}
@@ -68,12 +30,12 @@ func writeText(w *bytes.Buffer, l listing, colours bool) {
 	if l.Mode == "local" {
 		colour = "33"
 	}
-	w.WriteString(paint(printable(l.headline()), colour, colours) + "\n")
+	w.WriteString(paint(operator.Printable(l.headline()), colour, colours) + "\n")
 	if s := l.Settings; s != nil {
-		w.WriteString(printable(s.text()) + "\n")
+		w.WriteString(operator.Printable(s.text()) + "\n")
 	}
 	if l.Order != "" {
-		w.WriteString(printable(l.Order+": "+l.Note) + "\n")
+		w.WriteString(operator.Printable(l.Order+": "+l.Note) + "\n")
 	}
 	if len(l.Breakers) == 0 {
 		w.WriteString("no breaker is configured, and none is known from other gateways\n")
@@ -147,7 +109,7 @@ func writeTable(w *bytes.Buffer, circuits []circuitView, colours bool) {
 		hasTenant = hasTenant || c.Tenant != ""
 		row := []string{c.Name, c.Upstream, c.Tenant, c.State, c.left(), strconv.Itoa(c.Trips), strconv.Itoa(c.Failures), c.Reason}
 		for i, cell := range row {
-			if row[i] = printable(cell); cell == "" {
+			if row[i] = operator.Printable(cell); cell == "" {
 				row[i] = "-"
 			}
 		}
@@ -252,7 +214,7 @@ func (f *fullScreen) show(l listing, err error) error {
 	lines := strings.Split(strings.TrimSuffix(text.String(), "\n"), "\n")
 	foot := fmt.Sprintf("every %s, Ctrl-C ends", f.interval)
 	if err != nil {
-		foot = paint(printable(err.Error()), "31", f.colours)
+		foot = paint(operator.Printable(err.Error()), "31", f.colours)
 	}
 	if _, rows := f.size(); rows > 2 && len(lines) > rows-2 {
 		hidden := len(lines) - (rows - 2)
@@ -363,8 +325,8 @@ func (c *changes) write(line change) error {
 	line.Time = c.clock.Now().UTC().Format(time.RFC3339)
 	var out bytes.Buffer
 	if !c.json {
-		out.WriteString(printable(line.text()) + "\n")
-	} else if err := writeJSON(&out, line, ""); err != nil {
+		out.WriteString(operator.Printable(line.text()) + "\n")
+	} else if err := operator.WriteJSON(&out, line, ""); err != nil {
 		return err
 	}
 	_, err := out.WriteTo(c.out)

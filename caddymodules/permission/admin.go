@@ -16,6 +16,7 @@ import (
 	"github.com/caddyserver/caddy/v2"
 
 	"github.com/tenantgate/tenantgate/caddymodules/gateway"
+	"github.com/tenantgate/tenantgate/caddymodules/operator"
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/identity"
@@ -91,25 +92,25 @@ func (adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	}
 	i := slices.IndexFunc(adminRoutes, func(rt adminRoute) bool { return rt.path == name })
 	if i < 0 {
-		return adminError(http.StatusNotFound, "there is no %q: use status, explain, can-user, who-can, of-user, history, export, diff or check", name)
+		return operator.Refusal(http.StatusNotFound, "there is no %q: use status, explain, can-user, who-can, of-user, history, export, diff or check", name)
 	}
 	rt := adminRoutes[i]
 	if r.Method != rt.method && !(r.Method == http.MethodHead && rt.method == http.MethodGet) {
 		w.Header().Set("Allow", rt.method)
-		return adminError(http.StatusMethodNotAllowed, "%s needs %s; the table is changed by `tenantgate permissions import` only, which knows who does it", name, rt.method)
+		return operator.Refusal(http.StatusMethodNotAllowed, "%s needs %s; the table is changed by `tenantgate permissions import` only, which knows who does it", name, rt.method)
 	}
 	q := &adminQuestion{body: http.MaxBytesReader(w, r.Body, policy.MaxSize)}
 	var err error
 	if q.query, err = url.ParseQuery(r.URL.RawQuery); err != nil {
-		return adminError(http.StatusBadRequest, "the query can't be read: write %%26 for & in a value")
+		return operator.Refusal(http.StatusBadRequest, "the query can't be read: write %%26 for & in a value")
 	}
 	for parameter, values := range q.query {
 		if !slices.Contains(rt.parameters, parameter) || len(values) != 1 {
-			return adminError(http.StatusBadRequest, "parameter %q: %s takes %s, each once", parameter, name, strings.Join(rt.parameters, ", "))
+			return operator.Refusal(http.StatusBadRequest, "parameter %q: %s takes %s, each once", parameter, name, strings.Join(rt.parameters, ", "))
 		}
 	}
 	if q.app, err = gateway.Active(); err != nil {
-		return adminError(http.StatusServiceUnavailable, "%w", err)
+		return operator.Refusal(http.StatusServiceUnavailable, "%w", err)
 	}
 	var cancel context.CancelFunc
 	q.ctx, cancel = context.WithTimeout(r.Context(), adminTimeout)
@@ -128,10 +129,6 @@ func (adminAPI) serve(w http.ResponseWriter, r *http.Request) error {
 	return json.NewEncoder(w).Encode(answer)
 }
 
-func adminError(status int, format string, args ...any) error {
-	return caddy.APIError{HTTPStatus: status, Err: fmt.Errorf(format, args...)}
-}
-
 // adminFailure gives an error its status.
 func adminFailure(err error) error {
 	var (
@@ -143,13 +140,13 @@ func adminFailure(err error) error {
 	case errors.As(err, &api):
 		return err
 	case errors.As(err, &long):
-		return adminError(http.StatusRequestEntityTooLarge, "the file is longer than %d MiB: split it by tenants", policy.MaxSize>>20)
+		return operator.Refusal(http.StatusRequestEntityTooLarge, "the file is longer than %d MiB: split it by tenants", policy.MaxSize>>20)
 	case errors.As(err, &mistakes):
-		return adminError(http.StatusBadRequest, "%w", mistakes)
+		return operator.Refusal(http.StatusBadRequest, "%w", mistakes)
 	case errors.Is(err, identity.ErrNotFound):
-		return adminError(http.StatusNotFound, "%w", err)
+		return operator.Refusal(http.StatusNotFound, "%w", err)
 	}
-	return adminError(http.StatusServiceUnavailable, "%w", err)
+	return operator.Refusal(http.StatusServiceUnavailable, "%w", err)
 }
 
 // statusView is how the table of this gateway is doing.
@@ -208,10 +205,10 @@ func (q *adminQuestion) ask(f func(policy.Desk) (any, error)) (any, error) {
 func (q *adminQuestion) question() (ask policy.Question, err error) {
 	ask = policy.Question{Tenant: q.query.Get("tenant"), User: q.query.Get("user"), Role: q.query.Get("role")}
 	if err := checkQuestion(ask); err != nil {
-		return ask, adminError(http.StatusBadRequest, "%w", err)
+		return ask, operator.Refusal(http.StatusBadRequest, "%w", err)
 	}
-	if ask.Permission, err = parsePermission(q.query.Get("permission")); err != nil {
-		return ask, adminError(http.StatusBadRequest, "%w", err)
+	if ask.Permission, err = core.ParsePermission(q.query.Get("permission")); err != nil {
+		return ask, operator.Refusal(http.StatusBadRequest, "%w", err)
 	}
 	return ask, nil
 }
@@ -227,16 +224,6 @@ func checkQuestion(q policy.Question) error {
 		return errors.New("give the user or a role, not both")
 	}
 	return nil
-}
-
-// parsePermission reads product/feature/action.
-func parsePermission(text string) (core.Permission, error) {
-	parts := strings.Split(text, "/")
-	if len(parts) != 3 {
-		return core.Permission{}, fmt.Errorf("give the permission as product/feature/action, not %q", text)
-	}
-	p := core.Permission{Product: parts[0], Feature: parts[1], Action: parts[2]}
-	return p, p.Validate()
 }
 
 func (q *adminQuestion) explain() (any, error) {
@@ -269,11 +256,11 @@ func (q *adminQuestion) canUser() (any, error) {
 func (q *adminQuestion) whoCan() (any, error) {
 	tenant := q.query.Get("tenant")
 	if tenant == "" {
-		return nil, adminError(http.StatusBadRequest, "give the tenant, by name or id")
+		return nil, operator.Refusal(http.StatusBadRequest, "give the tenant, by name or id")
 	}
-	p, err := parsePermission(q.query.Get("permission"))
+	p, err := core.ParsePermission(q.query.Get("permission"))
 	if err != nil {
-		return nil, adminError(http.StatusBadRequest, "%w", err)
+		return nil, operator.Refusal(http.StatusBadRequest, "%w", err)
 	}
 	return q.ask(func(d policy.Desk) (any, error) { return d.WhoCan(q.ctx, tenant, p) })
 }
@@ -281,7 +268,7 @@ func (q *adminQuestion) whoCan() (any, error) {
 func (q *adminQuestion) ofUser() (any, error) {
 	tenant, user := q.query.Get("tenant"), q.query.Get("user")
 	if err := checkQuestion(policy.Question{Tenant: tenant, User: user}); err != nil {
-		return nil, adminError(http.StatusBadRequest, "%w", err)
+		return nil, operator.Refusal(http.StatusBadRequest, "%w", err)
 	}
 	return q.ask(func(d policy.Desk) (any, error) { return d.Of(q.ctx, tenant, user) })
 }
@@ -312,12 +299,12 @@ type eventsView struct {
 func (q *adminQuestion) history() (any, error) {
 	since, err := parseSince(q.query.Get("since"), clock.System{})
 	if err != nil {
-		return nil, adminError(http.StatusBadRequest, "since: %w", err)
+		return nil, operator.Refusal(http.StatusBadRequest, "since: %w", err)
 	}
 	limit := defaultLimit
 	if text := q.query.Get("limit"); text != "" {
 		if limit, err = strconv.Atoi(text); err != nil || limit < 1 || limit > policy.MaxHistory {
-			return nil, adminError(http.StatusBadRequest, "limit must be a number from 1 to %d", policy.MaxHistory)
+			return nil, operator.Refusal(http.StatusBadRequest, "limit must be a number from 1 to %d", policy.MaxHistory)
 		}
 	}
 	var view eventsView
@@ -369,7 +356,7 @@ func (q *adminQuestion) flag(name string) (bool, error) {
 	case "true":
 		return true, nil
 	}
-	return false, adminError(http.StatusBadRequest, "%s must be true or false", name)
+	return false, operator.Refusal(http.StatusBadRequest, "%s must be true or false", name)
 }
 
 func (q *adminQuestion) export() (any, error) {
@@ -414,8 +401,8 @@ func (q *adminQuestion) file() (name string, content []byte, err error) {
 	if name == "" {
 		name = "body"
 	}
-	if len(name) > maxFileName || name != printable(name) {
-		return "", nil, adminError(http.StatusBadRequest, "name must be at most %d printable characters", maxFileName)
+	if len(name) > maxFileName || name != operator.Printable(name) {
+		return "", nil, operator.Refusal(http.StatusBadRequest, "name must be at most %d printable characters", maxFileName)
 	}
 	content, err = io.ReadAll(q.body)
 	return name, content, err

@@ -8,15 +8,14 @@ import (
 	"io"
 	"net/url"
 	"os"
-	"os/signal"
 	"os/user"
 	"strings"
-	"syscall"
 
 	caddycmd "github.com/caddyserver/caddy/v2/cmd"
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/tenantgate/tenantgate/caddymodules/operator"
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/identity"
@@ -33,12 +32,6 @@ func init() {
 	})
 }
 
-// The values of --output.
-const (
-	outputText = "text"
-	outputJSON = "json"
-)
-
 // defaultDatabase is the database of the root Caddyfile.
 const defaultDatabase = "sqlite://tenantgate.db"
 
@@ -48,11 +41,6 @@ const (
 	exitNo      = 1
 	exitTrouble = 2
 )
-
-// usageError is a mistake in how the command was called.
-type usageError struct{ error }
-
-func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
 
 // errNo is the answer "no", which was told.
 var errNo = errors.New("no")
@@ -82,16 +70,18 @@ can-user, diff and check answer by them: 0 yes, no difference, all as expected;
   tenantgate permissions import policy.yaml`
 	flags := cmd.PersistentFlags()
 	flags.StringVar(&p.database, "database", "", "URL of the database (default $DATABASE_URL, else "+defaultDatabase+")")
-	flags.StringVar(&p.output, "output", outputText, "Form of the output: text or json")
+	flags.StringVar(&p.output, "output", operator.OutputText, "Form of the output: text or json")
 	cmd.Args = cobra.ArbitraryArgs
 	const verbs = "explain, can-user, who-can, import, export, diff, check or history"
 	cmd.RunE = p.run(1, func(_ context.Context, cmd *cobra.Command, args []string) error {
 		if len(args) == 0 {
-			return usagef("say what to do: %s; see %s --help", verbs, cmd.CommandPath())
+			return operator.Usagef("say what to do: %s; see %s --help", verbs, cmd.CommandPath())
 		}
-		return usagef("unknown command %q: use %s", args[0], verbs)
+		return operator.Usagef("unknown command %q: use %s", args[0], verbs)
 	})
-	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error { return fail(cmd, usageError{err}, exitTrouble) })
+	cmd.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
+		return fail(cmd, operator.UsageError{Err: err}, exitTrouble)
+	})
 	cmd.AddCommand(p.explainCommand(), p.canUserCommand(), p.whoCanCommand(), p.importCommand(),
 		p.exportCommand(), p.diffCommand(), p.checkCommand(), p.historyCommand())
 }
@@ -100,14 +90,10 @@ can-user, diff and check answer by them: 0 yes, no difference, all as expected;
 // kind the exit code; trouble is the one of an error that is nobody's mistake.
 func (p *permissionCommands) run(trouble int, do func(context.Context, *cobra.Command, []string) error) func(*cobra.Command, []string) error {
 	return func(cmd *cobra.Command, args []string) error {
-		if p.output != outputText && p.output != outputJSON {
-			return fail(cmd, usagef("--output %s: use text or json", p.output), trouble)
+		if err := operator.CheckOutput(p.output); err != nil {
+			return fail(cmd, err, trouble)
 		}
-		ctx := cmd.Context()
-		if ctx == nil { // Caddy's main function gives none
-			ctx = context.Background()
-		}
-		ctx, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		ctx, stop := operator.Interruptible(cmd)
 		defer stop()
 		if err := do(ctx, cmd, args); err != nil {
 			return fail(cmd, err, trouble)
@@ -119,33 +105,29 @@ func (p *permissionCommands) run(trouble int, do func(context.Context, *cobra.Co
 // fail tells of an error and returns one that makes Caddy's main function end
 // with its exit code, without telling more.
 func fail(cmd *cobra.Command, err error, code int) error {
-	cmd.SilenceErrors = true
 	var mistakes policy.Mistakes
 	switch {
 	case errors.Is(err, errNo):
 		code = exitNo
 	case errors.As(err, &mistakes):
 		for _, m := range mistakes {
-			cmd.PrintErrln("Error: " + printable(m.String()))
+			cmd.PrintErrln("Error: " + operator.Printable(m.String()))
 		}
 		code = exitTrouble
 	default:
-		cmd.PrintErrln("Error: " + printable(strings.Join(strings.Fields(err.Error()), " ")))
-		if errors.As(err, new(usageError)) {
+		cmd.PrintErrln("Error: " + operator.Printable(strings.Join(strings.Fields(err.Error()), " ")))
+		if errors.As(err, new(operator.UsageError)) {
 			code = exitTrouble
 		}
 	}
-	if code == exitTrouble {
-		return caddycmd.WrapCommandFuncForCobra(func(caddycmd.Flags) (int, error) { return exitTrouble, nil })(cmd, nil)
-	}
-	return err
+	return operator.Exit(cmd, err, code)
 }
 
 // open opens the database for reading.
 func (p *permissionCommands) open() (*database.DB, error) {
 	db, err := database.OpenReadOnly(p.url(), p.clock)
 	if err != nil {
-		return nil, usageError{fmt.Errorf("--database: %w", err)}
+		return nil, operator.UsageError{Err: fmt.Errorf("--database: %w", err)}
 	}
 	return db, nil
 }
@@ -186,13 +168,13 @@ func (f *permissionFlags) read(args []string) (core.Permission, error) {
 	text := f.product + "/" + f.feature + "/" + f.action
 	switch {
 	case len(args) > 1 || len(args) == 1 && named || len(args) == 0 && !named:
-		return core.Permission{}, usagef("give one permission, such as abc/reports/read, or --product, --feature and --action")
+		return core.Permission{}, operator.Usagef("give one permission, such as abc/reports/read, or --product, --feature and --action")
 	case len(args) == 1:
 		text = args[0]
 	}
-	one, err := parsePermission(text)
+	one, err := core.ParsePermission(text)
 	if err != nil {
-		return one, usageError{err}
+		return one, operator.UsageError{Err: err}
 	}
 	return one, nil
 }
@@ -217,7 +199,7 @@ func (p *permissionCommands) ask(ctx context.Context, q askFlags, args []string)
 		return a, err
 	}
 	if err := checkQuestion(ask); err != nil {
-		return a, usageError{fmt.Errorf("%w: --tenant, and --user or --role", err)}
+		return a, operator.UsageError{Err: fmt.Errorf("%w: --tenant, and --user or --role", err)}
 	}
 	if q.gateway != "" {
 		query := url.Values{"tenant": {ask.Tenant}, "permission": {ask.Permission.String()}}
@@ -328,7 +310,7 @@ func (p *permissionCommands) whoCanCommand() *cobra.Command {
 				return err
 			}
 			if tenant == "" {
-				return usagef("give the tenant by name or id: --tenant")
+				return operator.Usagef("give the tenant by name or id: --tenant")
 			}
 			var h policy.Holders
 			if gateway != "" {
@@ -353,8 +335,8 @@ func (p *permissionCommands) whoCanCommand() *cobra.Command {
 
 // print writes v as JSON or, by text, for a person.
 func (p *permissionCommands) print(w io.Writer, v any, text func(io.Writer) error) error {
-	if p.output == outputJSON {
-		return writeJSON(w, v)
+	if p.output == operator.OutputJSON {
+		return operator.WriteJSON(w, v, "  ")
 	}
 	return text(w)
 }
@@ -370,11 +352,11 @@ func readInput(cmd *cobra.Command, path string) (name string, content []byte, er
 	}
 	file, err := os.Open(path)
 	if err != nil {
-		return path, nil, usageError{err}
+		return path, nil, operator.UsageError{Err: err}
 	}
 	defer file.Close()
 	if content, err = io.ReadAll(io.LimitReader(file, maxInput)); err != nil {
-		err = usageError{err}
+		err = operator.UsageError{Err: err}
 	}
 	return path, content, err
 }
@@ -420,7 +402,7 @@ tenant's members or the installation.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: p.run(exitNo, func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usagef("give one file, or - to read it from stdin")
+				return operator.Usagef("give one file, or - to read it from stdin")
 			}
 			file, err := readPolicy(cmd, args[0])
 			if err != nil {
@@ -467,17 +449,17 @@ func (p *permissionCommands) importFile(ctx context.Context, file policy.File, d
 	if err != nil {
 		return d, err
 	}
-	d, err = policy.Import(ctx, db, file, "cli:"+operator(), dryRun)
+	d, err = policy.Import(ctx, db, file, "cli:"+whoRuns(), dryRun)
 	return d, errors.Join(err, db.Close())
 }
 
-// operator returns who runs the command.
-func operator() string {
+// whoRuns returns who runs the command.
+func whoRuns() string {
 	name := os.Getenv("USER")
 	if u, err := user.Current(); err == nil {
 		name = u.Username
 	}
-	return printable(cmp.Or(name, "unknown"))
+	return operator.Printable(cmp.Or(name, "unknown"))
 }
 
 func (p *permissionCommands) exportCommand() *cobra.Command {
@@ -497,7 +479,7 @@ JSON, which import reads too.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: p.run(exitNo, func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("unexpected argument %q: name tenants with --tenant", args[0])
+				return operator.Usagef("unexpected argument %q: name tenants with --tenant", args[0])
 			}
 			var out []byte
 			err := p.read(ctx, func(q identity.Queryer) (err error) {
@@ -507,7 +489,7 @@ JSON, which import reads too.`,
 			if err != nil {
 				return err
 			}
-			if p.output == outputJSON {
+			if p.output == operator.OutputJSON {
 				return writeYAMLAsJSON(cmd.OutOrStdout(), out)
 			}
 			_, err = cmd.OutOrStdout().Write(out) // YAML escapes what a terminal would obey
@@ -525,7 +507,7 @@ func writeYAMLAsJSON(w io.Writer, content []byte) error {
 	if err := yaml.Unmarshal(content, &v); err != nil {
 		return fmt.Errorf("write the policy: %w", err)
 	}
-	return writeJSON(w, v)
+	return operator.WriteJSON(w, v, "  ")
 }
 
 func (p *permissionCommands) diffCommand() *cobra.Command {
@@ -543,10 +525,10 @@ Exit codes: 0 no difference, 1 differences, 2 it did not work.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: p.run(exitTrouble, func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			if len(args) != 1 && len(args) != 2 {
-				return usagef("give one file, or two to compare them")
+				return operator.Usagef("give one file, or two to compare them")
 			}
 			if len(args) == 2 && prune {
-				return usagef("--prune is for a file and the database: leave it out")
+				return operator.Usagef("--prune is for a file and the database: leave it out")
 			}
 			d, err := p.diff(ctx, cmd, args, prune)
 			if err != nil {
@@ -610,7 +592,7 @@ Exit codes: 0 all as expected, 1 something is not, 2 it did not work.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: p.run(exitTrouble, func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return usagef("give one file of expectations, or - to read it from stdin")
+				return operator.Usagef("give one file of expectations, or - to read it from stdin")
 			}
 			report, err := p.check(ctx, cmd, args[0], policyFile)
 			if err != nil {
@@ -679,14 +661,14 @@ tenants, roles, members, products and features.`,
 		Args: cobra.ArbitraryArgs,
 		RunE: p.run(exitNo, func(ctx context.Context, cmd *cobra.Command, args []string) error {
 			if len(args) > 0 {
-				return usagef("unexpected argument %q: name the tenant with --tenant", args[0])
+				return operator.Usagef("unexpected argument %q: name the tenant with --tenant", args[0])
 			}
 			from, err := parseSince(since, p.clock)
 			if err != nil {
-				return usageError{fmt.Errorf("--since %w", err)}
+				return operator.UsageError{Err: fmt.Errorf("--since %w", err)}
 			}
 			if limit < 1 || limit > policy.MaxHistory {
-				return usagef("--limit %d: give a number from 1 to %d", limit, policy.MaxHistory)
+				return operator.Usagef("--limit %d: give a number from 1 to %d", limit, policy.MaxHistory)
 			}
 			var view eventsView
 			err = p.read(ctx, func(q identity.Queryer) (err error) {

@@ -1,60 +1,21 @@
 package permission
 
 import (
-	"bytes"
-	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 	"time"
-	"unicode"
-	"unicode/utf16"
 	"unicode/utf8"
 
+	"github.com/tenantgate/tenantgate/caddymodules/operator"
 	"github.com/tenantgate/tenantgate/internal/permission/policy"
 )
-
-// printable returns the text with a question mark for everything that could
-// make a terminal do something: names of tenants and users are other people's.
-func printable(text string) string {
-	return strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) && r != utf8.RuneError {
-			return r
-		}
-		return '?'
-	}, text)
-}
-
-// writeJSON writes JSON and a newline. Beyond what package json does it escapes
-// control characters such as U+009B, which some terminals obey too.
-func writeJSON(w io.Writer, v any) error {
-	var plain, out bytes.Buffer
-	encoder := json.NewEncoder(&plain)
-	encoder.SetEscapeHTML(false)
-	encoder.SetIndent("", "  ")
-	if err := encoder.Encode(v); err != nil {
-		return err
-	}
-	for _, r := range plain.String() {
-		switch {
-		case unicode.IsPrint(r) || r == '\n':
-			out.WriteRune(r)
-		case r > 0xFFFF:
-			high, low := utf16.EncodeRune(r)
-			fmt.Fprintf(&out, `\u%04x\u%04x`, high, low)
-		default:
-			fmt.Fprintf(&out, `\u%04x`, r)
-		}
-	}
-	_, err := out.WriteTo(w)
-	return err
-}
 
 // writeLines writes lines for a person.
 func writeLines(w io.Writer, lines ...string) error {
 	var out strings.Builder
 	for _, line := range lines {
-		out.WriteString(printable(line) + "\n")
+		out.WriteString(operator.Printable(line) + "\n")
 	}
 	_, err := io.WriteString(w, out.String())
 	return err
@@ -65,14 +26,14 @@ func writeTable(w io.Writer, rows [][]string) error {
 	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
 		for i, cell := range row {
-			widths[i] = max(widths[i], utf8.RuneCountInString(printable(cell)))
+			widths[i] = max(widths[i], utf8.RuneCountInString(operator.Printable(cell)))
 		}
 	}
 	lines := make([]string, 0, len(rows))
 	for _, row := range rows {
 		line := ""
 		for i, cell := range row {
-			if cell = printable(cell); cell == "" {
+			if cell = operator.Printable(cell); cell == "" {
 				cell = "-"
 			}
 			line += cell + strings.Repeat(" ", max(0, widths[i]-utf8.RuneCountInString(cell))+2)

@@ -1,0 +1,4 @@
+package operator
+
+// DialAddress is what the client dials.
+func (c Client) DialAddress() (network, dial string, err error) { return c.dialAddress() }
