@@ -116,8 +116,32 @@ func (p *Process) Kill() {
 // children. The error is [os.ErrProcessDone] if it has ended by itself.
 func (p *Process) Signal(sig syscall.Signal) error { return p.cmd.Process.Signal(sig) }
 
-// SignalAll is [Process.Signal] with the children.
-func (p *Process) SignalAll(sig syscall.Signal) error {
+// Freeze stops the server and its children in their tracks: the system still
+// accepts connections for it, and nobody ever answers.
+func (p *Process) Freeze() {
+	p.TB.Helper()
+	p.mustSignal(syscall.SIGSTOP)
+}
+
+// Thaw lets a frozen server go on where it was.
+func (p *Process) Thaw() {
+	p.TB.Helper()
+	p.mustSignal(syscall.SIGCONT)
+}
+
+func (p *Process) mustSignal(sig syscall.Signal) {
+	p.TB.Helper()
+	if !p.Running() {
+		p.TB.Fatalf("%s was ended and not started again", p.Name)
+	}
+	// A server that has just ended by itself is not there to be signalled.
+	if err := p.signalAll(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.TB.Fatalf("signal %s: %v", p.Name, err)
+	}
+}
+
+// signalAll is [Process.Signal] with the children.
+func (p *Process) signalAll(sig syscall.Signal) error {
 	// The first is the one that makes the others.
 	if err := p.Signal(sig); err != nil {
 		return err

@@ -124,27 +124,10 @@ func (s *Server) Restart() {
 
 // Freeze stops the server and all its processes in their tracks: the system
 // still accepts connections for it, and nobody ever answers.
-func (s *Server) Freeze() {
-	s.tb.Helper()
-	s.signal(s.process.SignalAll, syscall.SIGSTOP)
-}
+func (s *Server) Freeze() { s.process.Freeze() }
 
 // Thaw lets a frozen server go on where it was.
-func (s *Server) Thaw() {
-	s.tb.Helper()
-	s.signal(s.process.SignalAll, syscall.SIGCONT)
-}
-
-// signal sends a signal, which may come too late for a server that ends.
-func (s *Server) signal(send func(syscall.Signal) error, sig syscall.Signal) {
-	s.tb.Helper()
-	if !s.process.Running() {
-		s.tb.Fatal("PostgreSQL was ended and not started again")
-	}
-	if err := send(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		s.tb.Fatalf("signal PostgreSQL: %v", err)
-	}
-}
+func (s *Server) Thaw() { s.process.Thaw() }
 
 // children returns the numbers of a process's children. Each of PostgreSQL's is
 // in a process group of its own, so there is no group to signal.
@@ -174,7 +157,9 @@ func (s *Server) shutDown(sig syscall.Signal) {
 		return
 	}
 	s.Thaw()
-	s.signal(s.process.Signal, sig)
+	if err := s.process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) { // it may have ended by itself
+		s.tb.Fatalf("signal PostgreSQL: %v", err)
+	}
 	select {
 	case <-s.process.Done():
 	case <-time.After(patience):

@@ -10,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -143,20 +142,10 @@ func (s *Server) Restart(tb testing.TB) {
 
 // Freeze stops Loki in its tracks: the system still accepts connections for it,
 // and nobody ever answers.
-func (s *Server) Freeze() { s.signal(syscall.SIGSTOP) }
+func (s *Server) Freeze() { s.process.Freeze() }
 
 // Thaw lets a frozen Loki go on where it was.
-func (s *Server) Thaw() { s.signal(syscall.SIGCONT) }
-
-func (s *Server) signal(sig syscall.Signal) {
-	s.tb.Helper()
-	if !s.process.Running() {
-		s.tb.Fatal("loki was killed and not started again")
-	}
-	if err := s.process.SignalAll(sig); err != nil {
-		s.tb.Fatalf("signal loki: %v", err)
-	}
-}
+func (s *Server) Thaw() { s.process.Thaw() }
 
 // Query returns all lines of a query from start to before end, sorted by time.
 func (s *Server) Query(tb testing.TB, tenant, logql string, start, end time.Time) []Entry {

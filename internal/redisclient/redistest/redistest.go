@@ -86,20 +86,10 @@ func (s *Server) Restart() {
 
 // Freeze stops the server in its tracks: the system still accepts connections
 // for it, and nobody ever answers.
-func (s *Server) Freeze() { s.signal(syscall.SIGSTOP) }
+func (s *Server) Freeze() { s.process.Freeze() }
 
 // Thaw lets a frozen server go on where it was.
-func (s *Server) Thaw() { s.signal(syscall.SIGCONT) }
-
-func (s *Server) signal(sig syscall.Signal) {
-	s.tb.Helper()
-	if !s.process.Running() {
-		s.tb.Fatal("redis-server was killed and not started again")
-	}
-	if err := s.process.SignalAll(sig); err != nil {
-		s.tb.Fatalf("signal redis-server: %v", err)
-	}
-}
+func (s *Server) Thaw() { s.process.Thaw() }
 
 // Wait returns when the server answers PING, if only with a demand for a
 // password or for TLS.
