@@ -174,8 +174,8 @@ Ctrl-C ends it, with exit code 0.`,
 		defer stop()
 		out := cmd.OutOrStdout()
 		var s screen = &changes{out: out, json: b.output == operator.OutputJSON, clock: b.clock}
-		if b.output == operator.OutputText && isTerminal(out) {
-			s = &fullScreen{out: out, colours: coloured(out), interval: interval, size: func() (int, int) { return sizeOf(out) }}
+		if b.output == operator.OutputText && operator.IsTerminal(out) {
+			s = &fullScreen{out: out, colours: operator.Coloured(out), interval: interval, size: func() (int, int) { return sizeOf(out) }}
 		}
 		return b.watch(ctx, name, interval, s)
 	})
@@ -247,7 +247,7 @@ func (b *breakerCommands) print(w io.Writer, l listing) error {
 			return err
 		}
 	} else {
-		writeText(&out, l, coloured(w))
+		writeText(&out, l, operator.Coloured(w))
 	}
 	_, err := out.WriteTo(w)
 	return err
@@ -333,18 +333,6 @@ func (b *breakerCommands) adminAddress() (string, error) {
 		return "", fmt.Errorf("--config: admin: %w", err)
 	}
 	return cmp.Or(listen, caddy.DefaultAdminListen), nil
-}
-
-// isTerminal reports whether a person reads what is written, and the terminal
-// knows colours and places.
-func isTerminal(w io.Writer) bool {
-	file, ok := w.(*os.File)
-	return ok && term.IsTerminal(int(file.Fd())) && os.Getenv("TERM") != "dumb"
-}
-
-// coloured reports whether to write colours, see https://no-color.org.
-func coloured(w io.Writer) bool {
-	return os.Getenv("NO_COLOR") == "" && isTerminal(w)
 }
 
 // sizeOf returns the columns and rows of a terminal, 0 if nobody knows.

@@ -5,10 +5,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"strings"
 	"unicode"
 	"unicode/utf16"
 	"unicode/utf8"
+
+	"golang.org/x/term"
 )
 
 // Printable returns the text with a question mark for everything that could
@@ -46,4 +49,16 @@ func WriteJSON(w io.Writer, v any, indent string) error {
 	}
 	_, err := out.WriteTo(w)
 	return err
+}
+
+// IsTerminal reports whether a person reads what is written, and the terminal
+// knows colours and places.
+func IsTerminal(w io.Writer) bool {
+	file, ok := w.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd())) && os.Getenv("TERM") != "dumb"
+}
+
+// Coloured reports whether to write colours, see https://no-color.org.
+func Coloured(w io.Writer) bool {
+	return os.Getenv("NO_COLOR") == "" && IsTerminal(w)
 }
