@@ -111,6 +111,28 @@ func (e *Encoder) EncodeEntry(entry zapcore.Entry, fields []zapcore.Field) (*buf
 	return e.Encoder.EncodeEntry(entry, fields)
 }
 
+// ConfigureDefaultFormat implements caddy.ConfiguresFormatterDefault. A writer that
+// discards all lines, such as `output loki ""`, need not have them encoded.
+func (e *Encoder) ConfigureDefaultFormat(wo caddy.WriterOpener) error {
+	if d, ok := wo.(interface{ Discards() bool }); ok && d.Discards() {
+		e.Encoder = silence{zapcore.NewMapObjectEncoder()}
+	}
+	return nil
+}
+
+// silence encodes each line as nothing.
+type silence struct{ zapcore.ObjectEncoder }
+
+var empty = buffer.NewPool()
+
+// Clone implements zapcore.Encoder.
+func (silence) Clone() zapcore.Encoder { return silence{zapcore.NewMapObjectEncoder()} }
+
+// EncodeEntry implements zapcore.Encoder.
+func (silence) EncodeEntry(zapcore.Entry, []zapcore.Field) (*buffer.Buffer, error) {
+	return empty.Get(), nil
+}
+
 // summarise keeps of a request what may be shown.
 func summarise(v any) (logging.Request, bool) {
 	loggable, ok := v.(caddyhttp.LoggableHTTPRequest)
@@ -136,4 +158,6 @@ var (
 	_ caddy.Provisioner     = (*Encoder)(nil)
 	_ caddyfile.Unmarshaler = (*Encoder)(nil)
 	_ zapcore.Encoder       = (*Encoder)(nil)
+
+	_ caddy.ConfiguresFormatterDefault = (*Encoder)(nil)
 )

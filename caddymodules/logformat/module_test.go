@@ -17,6 +17,8 @@ import (
 	_ "github.com/caddyserver/caddy/v2/modules/filestorage"
 	_ "github.com/caddyserver/caddy/v2/modules/logging"
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+	"go.uber.org/zap/zapcore"
 
 	"github.com/tenantgate/tenantgate/caddymodules/adapttest"
 	"github.com/tenantgate/tenantgate/caddymodules/logformat"
@@ -96,4 +98,28 @@ func TestAccessAndErrorLinesOfARealServer(t *testing.T) {
 	require.Positive(t, access["duration_ms"])
 	require.Equal(t, "/broken", failure["path"])
 	require.Equal(t, "error", failure["level"])
+}
+
+// nowhere is a writer of a log whose lines nobody wants.
+type nowhere struct{ caddy.WriterOpener }
+
+func (nowhere) Discards() bool { return true }
+
+func TestNothingIsEncodedForAWriterThatDiscards(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := caddy.NewContext(caddy.Context{Context: context.Background()})
+	defer cancel()
+	e := new(logformat.Encoder)
+	require.NoError(t, e.Provision(ctx))
+	require.NoError(t, e.ConfigureDefaultFormat(caddy.StdoutWriter{}))
+	for _, configure := range []bool{false, true} {
+		if configure {
+			require.NoError(t, e.ConfigureDefaultFormat(nowhere{}))
+		}
+		clone := e.Clone()
+		clone.AddString("a", "b")
+		line, err := clone.EncodeEntry(zapcore.Entry{Message: "hello"}, []zapcore.Field{zap.Int("n", 1)})
+		require.NoError(t, err)
+		require.Equal(t, configure, line.Len() == 0)
+	}
 }
