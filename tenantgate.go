@@ -10,6 +10,7 @@ import (
 	_ "github.com/tenantgate/tenantgate/caddymodules/handover"     // listener wrapper handover
 	_ "github.com/tenantgate/tenantgate/caddymodules/jwtauth"      // jwt_auth
 	_ "github.com/tenantgate/tenantgate/caddymodules/logformat"    // format tenantgate
+	_ "github.com/tenantgate/tenantgate/caddymodules/loki"         // output loki
 	_ "github.com/tenantgate/tenantgate/caddymodules/permission"   // check_permission, permission_answers, authorize
 	_ "github.com/tenantgate/tenantgate/caddymodules/problem"      // problem_details
 	_ "github.com/tenantgate/tenantgate/caddymodules/tracecontext" // trace_context
