@@ -64,6 +64,13 @@ type Config struct {
 
 	LogLevel        zapcore.Level
 	ShutdownTimeout time.Duration
+
+	// LokiURL, if set, is where lines go beside stdout, LokiTenant their tenant
+	// there, LokiBuffer the folder that holds what Loki has not taken yet.
+	LokiURL                secret.String
+	LokiTenant, LokiBuffer string
+	// Environment is the label "env" of lines in Loki.
+	Environment string
 }
 
 // Setting is one environment variable.
@@ -110,6 +117,10 @@ func Settings() []Setting {
 		{"INVITATION_COOLDOWN", "1m", "least time between two mails of one invitation", false, duration(func(c *Config) *time.Duration { return &c.InvitationCooldown })},
 		{"LOG_LEVEL", "info", "least level of log lines: debug, info, warn or error", false, level},
 		{"SHUTDOWN_TIMEOUT", "10s", "how long requests in flight may take after SIGTERM", false, duration(func(c *Config) *time.Duration { return &c.ShutdownTimeout })},
+		{"LOKI_URL", "", "Grafana Loki for the lines on stdout, such as http://loki:3100, with user:password@ if need be; empty: none", true, hidden(func(c *Config) *secret.String { return &c.LokiURL })},
+		{"LOKI_TENANT", "", "tenant of the lines in Loki (X-Scope-OrgID); empty: none is sent", false, text(func(c *Config) *string { return &c.LokiTenant })},
+		{"LOKI_BUFFER", "loki-buffer", "folder for lines that Loki has not taken yet, in which the services have the folder `backends`", false, text(func(c *Config) *string { return &c.LokiBuffer })},
+		{"ENVIRONMENT", "production", "label `env` of the lines in Loki", false, text(func(c *Config) *string { return &c.Environment })},
 	}
 }
 
@@ -212,6 +223,9 @@ func (c *Config) Validate() error {
 	}
 	if c.InvitationLifetime < time.Minute || c.InvitationLifetime > 30*24*time.Hour {
 		fault("INVITATION_LIFETIME: is %s, give 1m to 720h", c.InvitationLifetime)
+	}
+	if err := c.validateShipping(); err != nil {
+		faults = append(faults, err)
 	}
 	return join(append(faults, c.validateMail()...))
 }

@@ -382,8 +382,11 @@ func (s *Service) deliver(ctx context.Context, caller server.Caller, id string, 
 		}
 		return s.audit(noteCtx, tx, caller, action, id, detail)
 	})
-	if err != nil {
+	switch {
+	case err != nil:
 		log.Error("delivery not noted", zap.Error(err))
+	case state == deliverySent:
+		log.Info("invitation mail sent")
 	}
 }
 

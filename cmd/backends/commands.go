@@ -115,7 +115,7 @@ func serveCommand(env environment) *cobra.Command {
 		Short: "Serves all three services until SIGTERM or Ctrl-C",
 		Long: `Serves the auth, tenant and invitation services in one process. On SQLite the
 schema is brought up to date first; on PostgreSQL "backends migrate" must have
-done so. Lines are JSON on stdout. SIGTERM or Ctrl-C lets requests in flight
+done so. Lines are JSON on stdout, and in Loki with LOKI_URL. SIGTERM or Ctrl-C lets requests in flight
 end, then the exit code is 0. GET /healthz on each address answers 200 while
 the store does.
 
@@ -131,7 +131,15 @@ Settings (environment variables; a secret may be given as NAME_FILE instead):
 			if err != nil {
 				return errors.Join(err, config.Validate())
 			}
-			log := logging.New("backends", zapcore.Lock(zapcore.AddSync(cmd.OutOrStdout())), config.LogLevel)
+			if err := config.Validate(); err != nil {
+				return err
+			}
+			out, endShipping, err := config.Ship(zapcore.Lock(zapcore.AddSync(cmd.OutOrStdout())))
+			if err != nil {
+				return err
+			}
+			defer endShipping()
+			log := logging.New("backends", out, config.LogLevel)
 			services, err := app.New(cmd.Context(), config, log)
 			if err != nil {
 				return err

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 
 	"github.com/tenantgate/tenantgate/backends/app"
 	"github.com/tenantgate/tenantgate/internal/database/dbtest"
+	"github.com/tenantgate/tenantgate/internal/loki/lokitest"
 )
 
 // shell runs commands with an environment of its own; "stdin" is what is piped in.
@@ -105,6 +107,8 @@ func TestFailuresAreOneLineAndExitOne(t *testing.T) {
 		"settings that can't be read": {"migrate", shell{"ACCESS_TTL": "soon", "PASSWORD_MIN": "many"}, `ACCESS_TTL: "soon" is not a duration such as 15m or 1h30m; PASSWORD_MIN: "many" is not a whole number`},
 		"a PostgreSQL that is down":   {"migrate", shell{"DATABASE_URL": "postgres://u:pw-of-u@127.0.0.1:1/x"}, "open database: connect to PostgreSQL at 127.0.0.1:1: connect: connection refused"},
 		"a server without mail":       {"serve", shell{"MAIL_DIR": "", "PASSWORD_MIN": "4"}, "PASSWORD_MIN: is 4, NIST SP 800-63B allows no less than 8; SMTP_URL: required, or MAIL_DIR"},
+		"a Loki that is none":         {"serve", shell{"LOKI_URL": "ftp://gate:pw-of-u@loki"}, "LOKI_URL: push URL ftp://gate:xxxxx@loki: give one like http://loki:3100"},
+		"a folder that can't be made": {"serve", shell{"LOKI_URL": "http://127.0.0.1:1", "LOKI_BUFFER": "/dev/null"}, "LOKI_BUFFER: buffer folder: mkdir /dev/null: not a directory"},
 		"a seed without a schema":     {"seed --demo", shell{}, "database"},
 		"a start without a schema":    {"bootstrap --tenant acme --email a@x.test", shell{}, "database"},
 	} {
@@ -215,6 +219,8 @@ func TestServe(t *testing.T) {
 	t.Parallel()
 	s := newShell(t)
 	s["AUTH_LISTEN"], s["TENANT_LISTEN"], s["INVITATION_LISTEN"] = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	loki := lokitest.NewFake(t)
+	s["LOKI_URL"], s["LOKI_BUFFER"] = loki.URL(), t.TempDir()
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var stdout, stderr output
@@ -239,6 +245,8 @@ func TestServe(t *testing.T) {
 	require.Empty(t, stderr.String())
 	for line := range strings.Lines(stdout.String()) {
 		require.True(t, json.Valid([]byte(line)), line)
+		shipped := func(e lokitest.Entry) bool { return e.Line+"\n" == line }
+		require.True(t, slices.ContainsFunc(loki.Entries(""), shipped), "not in Loki: %s", line)
 	}
 }
 

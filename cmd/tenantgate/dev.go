@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -23,7 +24,9 @@ import (
 	"golang.org/x/term"
 
 	"github.com/tenantgate/tenantgate"
+	"github.com/tenantgate/tenantgate/backends/app"
 	"github.com/tenantgate/tenantgate/internal/logging"
+	"github.com/tenantgate/tenantgate/internal/secret"
 )
 
 func devCommand() caddycmd.Command {
@@ -72,17 +75,23 @@ func (o devOptions) run(ctx context.Context, stdout io.Writer) error {
 	if err := o.prepareFolder(); err != nil {
 		return err
 	}
-	log, closeLog := o.backendsLog(stdout)
+	config, err := o.backendsConfig("http://" + net.JoinHostPort(displayHost(host), port))
+	if err != nil {
+		return err
+	}
+	log, closeLog, err := o.backendsLog(stdout, &config)
+	if err != nil {
+		return err
+	}
 	defer closeLog()
 
-	secret := rand.Text()
-	services, err := startBackends(ctx, o.data, "http://"+net.JoinHostPort(displayHost(host), port), secret, log)
+	services, err := startBackends(ctx, config, log)
 	if err != nil {
 		return err
 	}
 	// The gateway stops first, so that no request meets a backend that is gone.
 	defer services.stop()
-	if err := o.startGateway(ctx, host, port, secret, services); err != nil {
+	if err := o.startGateway(ctx, host, port, &config, services); err != nil {
 		return err
 	}
 	screen{
@@ -165,7 +174,7 @@ func binary() string {
 }
 
 // dataFiles are what dev makes in its folder, and all that --fresh deletes.
-var dataFiles = []string{"tenantgate.db", "tenantgate.db-wal", "tenantgate.db-shm", "mail", "logs", "dev.env"}
+var dataFiles = []string{"tenantgate.db", "tenantgate.db-wal", "tenantgate.db-shm", "mail", "logs", "loki", "dev.env"}
 
 func (o devOptions) prepareFolder() error {
 	if o.fresh {
@@ -187,24 +196,53 @@ func (o devOptions) prepareFolder() error {
 	return nil
 }
 
+// backendsConfig returns the settings of the backends. Of the environment only
+// what says where lines are shipped counts.
+func (o devOptions) backendsConfig(publicURL string) (app.Config, error) {
+	config, err := app.FromEnv(func(name string) (string, bool) {
+		switch name {
+		case "LOKI_URL", "LOKI_TENANT":
+			return os.LookupEnv(name)
+		case "LOKI_BUFFER":
+			return filepath.Join(o.data, "loki"), true
+		case "ENVIRONMENT":
+			return cmp.Or(os.Getenv(name), "development"), true
+		}
+		return "", false
+	})
+	config.DatabaseURL = databaseURL(o.data)
+	config.AuthListen, config.TenantListen, config.InvitationListen = anyPort, anyPort, anyPort
+	config.PublicURL = publicURL
+	config.GatewaySecret = secret.String(rand.Text())
+	config.MailDir = filepath.Join(o.data, "mail")
+	return config, err
+}
+
 // backendsLog returns the logger of the backends: like the gateway's, its lines
-// go to stdout and to a file.
-func (o devOptions) backendsLog(stdout io.Writer) (log *zap.Logger, closeLog func()) {
+// go to stdout, to a file and, with LOKI_URL, to Loki.
+func (o devOptions) backendsLog(stdout io.Writer, config *app.Config) (log *zap.Logger, closeLog func(), err error) {
 	file := &timberjack.Logger{Filename: filepath.Join(o.data, "logs", "backends.jsonl"), MaxSize: 100, MaxBackups: 10}
 	var encoder zapcore.Encoder = logging.NewEncoder("backends", nil)
 	if o.log == "console" {
 		encoder = logging.NewConsoleEncoder("backends", nil, term.IsTerminal(int(os.Stdout.Fd())))
 	}
+	both, endShipping, err := config.Ship(zapcore.AddSync(file))
+	if err != nil {
+		return nil, nil, err
+	}
 	core := zapcore.NewTee(
 		zapcore.NewCore(encoder, zapcore.Lock(zapcore.AddSync(stdout)), zapcore.InfoLevel),
-		zapcore.NewCore(logging.NewEncoder("backends", nil), zapcore.AddSync(file), zapcore.InfoLevel),
+		zapcore.NewCore(logging.NewEncoder("backends", nil), both, zapcore.InfoLevel),
 	)
-	return zap.New(core), func() { _ = file.Close() }
+	return zap.New(core), func() {
+		endShipping()
+		_ = file.Close()
+	}, nil
 }
 
 // startGateway loads the Caddyfile with the variables that make it fit this
 // machine, and keeps them in dev.env for `tenantgate reload`.
-func (o devOptions) startGateway(ctx context.Context, host, port, secret string, s *services) error {
+func (o devOptions) startGateway(ctx context.Context, host, port string, config *app.Config, s *services) error {
 	if host == "localhost" {
 		host = "127.0.0.1 ::1"
 		if free(ctx, "[::1]:0") != nil {
@@ -223,7 +261,15 @@ func (o devOptions) startGateway(ctx context.Context, host, port, secret string,
 		{"TENANT_UPSTREAM", s.tenant},
 		{"INVITATION_UPSTREAM", s.invitation},
 		{"BILLING_UPSTREAM", s.demo},
-		{"GATEWAY_SECRET", secret},
+		{"GATEWAY_SECRET", config.GatewaySecret.Reveal()},
+	}
+	if config.LokiURL != "" {
+		variables = append(variables, [][2]string{
+			{"LOKI_URL", config.LokiURL.Reveal()},
+			{"LOKI_TENANT", config.LokiTenant},
+			{"LOKI_BUFFER", config.LokiBuffer},
+			{"ENVIRONMENT", config.Environment},
+		}...)
 	}
 	var env strings.Builder
 	for _, v := range variables {
@@ -243,14 +289,14 @@ func (o devOptions) startGateway(ctx context.Context, host, port, secret string,
 	if err != nil {
 		return fmt.Errorf("read the configuration: %w", err)
 	}
-	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(caddyfile, map[string]any{"filename": o.config})
+	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(caddyfile, map[string]any{"filename": o.config})
 	if err != nil {
 		return err // names file and line
 	}
 	// Until the configuration's own logs are open, Caddy's lines go nowhere:
 	// what matters of them is in the error.
 	caddy.BufferedLog()
-	if err := caddy.Load(config, true); err != nil {
+	if err := caddy.Load(adapted, true); err != nil {
 		return fmt.Errorf("start the gateway: %w", err)
 	}
 	return nil

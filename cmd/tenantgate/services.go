@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"path/filepath"
 	"sync"
 	"time"
 
@@ -33,17 +32,7 @@ const anyPort = "127.0.0.1:0"
 
 // startBackends runs the backends on free loopback ports until stop is called.
 // What ends them early comes through failed.
-func startBackends(ctx context.Context, data, publicURL, gatewaySecret string, log *zap.Logger) (*services, error) {
-	config, err := app.FromEnv(func(string) (string, bool) { return "", false })
-	if err != nil {
-		return nil, err
-	}
-	config.DatabaseURL = databaseURL(data)
-	config.AuthListen, config.TenantListen, config.InvitationListen = anyPort, anyPort, anyPort
-	config.PublicURL = publicURL
-	config.GatewaySecret = secret.String(gatewaySecret)
-	config.MailDir = filepath.Join(data, "mail")
-
+func startBackends(ctx context.Context, config app.Config, log *zap.Logger) (*services, error) {
 	backends, err := app.New(ctx, config, log)
 	if err != nil {
 		return nil, err
@@ -65,7 +54,7 @@ func startBackends(ctx context.Context, data, publicURL, gatewaySecret string, l
 			s.failed <- fmt.Errorf("backends: %w", err)
 		}
 	})
-	if err := s.startDemo(running, gatewaySecret, log); err != nil {
+	if err := s.startDemo(running, config.GatewaySecret, log); err != nil {
 		s.stop()
 		return nil, err
 	}
@@ -73,14 +62,14 @@ func startBackends(ctx context.Context, data, publicURL, gatewaySecret string, l
 }
 
 // startDemo runs the service that fails on demand.
-func (s *services) startDemo(ctx context.Context, gatewaySecret string, log *zap.Logger) error {
+func (s *services) startDemo(ctx context.Context, gatewaySecret secret.String, log *zap.Logger) error {
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", anyPort)
 	if err != nil {
 		return fmt.Errorf("demo service: %w", err)
 	}
 	s.demo = listener.Addr().String()
 	server := &http.Server{
-		Handler:           demo.New(demo.Config{Log: log, Clock: clock.System{}, GatewaySecret: secret.String(gatewaySecret)}),
+		Handler:           demo.New(demo.Config{Log: log, Clock: clock.System{}, GatewaySecret: gatewaySecret}),
 		ReadHeaderTimeout: 5 * time.Second,
 	}
 	s.running.Go(func() {
