@@ -107,7 +107,7 @@ const clusterCaddyfile = `{
 		breaker_proxy {args[0]} {$UPSTREAM} {
 			breaker {
 				open {args[1]}
-				response_timeout 2s
+				response_timeout {args[2]}
 			}
 			transport http {
 				dial_timeout 1s
@@ -120,11 +120,11 @@ http:// {
 	bind unix/{$DIR}/site
 	log
 	trace_context
-	import guarded steady 60s
-	import guarded flaky 1s
-	import guarded alone 60s
-	import guarded shared 60s
-	import guarded probed 1s
+	import guarded steady 60s 2s
+	import guarded flaky 1s 2s
+	import guarded alone 60s 2s
+	import guarded shared 60s 2s
+	import guarded probed 1s 20s # the test holds the probe back until 300 requests were refused
 	handle_errors {
 		problem_details
 	}

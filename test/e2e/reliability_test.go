@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -16,12 +17,15 @@ const (
 	permissionsPage = root + "/docs/permissions.md"
 	numbersMark     = "<!-- written by `make reliability`: %s -->\n"
 	permissionsMark = "<!-- written by `make reliability`, permissions: %s -->\n"
+	shippingPage    = root + "/docs/log-shipping.md"
+	shippingMark    = "<!-- written by `make reliability`, log shipping: %s -->\n"
 )
 
 var report struct {
 	sync.Mutex
 	faults, numbers          []string // of Redis
 	propagation, storeFaults []string // of the permission table
+	shipping                 []string // of log lines
 }
 
 // reportPropagation notes how long gateways answered by what was no longer so.
@@ -54,6 +58,13 @@ func reportNumber(what, figure string) {
 	report.numbers = append(report.numbers, fmt.Sprintf("| %s | %s |\n", what, figure))
 }
 
+// reportShipping notes a figure about log lines.
+func reportShipping(what, figure string) {
+	report.Lock()
+	defer report.Unlock()
+	report.shipping = append(report.shipping, fmt.Sprintf("| %s | %s |\n", what, figure))
+}
+
 // round makes a time fit for reading.
 func round(d time.Duration) string {
 	switch {
@@ -76,6 +87,7 @@ func writeReport() error {
 	if !measuring {
 		return nil
 	}
+	slices.Sort(report.shipping) // two Lokis are tested at once
 	if len(report.faults) > 0 && len(report.numbers) > 0 {
 		text := machine() +
 			"| what happens to Redis | requests | answered wrongly | p99 before | p99 during | added | all agree after |\n|---|---|---|---|---|---|---|\n" +
@@ -90,7 +102,13 @@ func writeReport() error {
 			strings.Join(report.propagation, "") +
 			"\n| what happens to the database | requests | answered wrongly | p99 before | p99 during | next change followed after |\n|---|---|---|---|---|---|\n" +
 			strings.Join(report.storeFaults, "")
-		return writePage(permissionsPage, permissionsMark, text)
+		if err := writePage(permissionsPage, permissionsMark, text); err != nil {
+			return err
+		}
+	}
+	if len(report.shipping) > 0 {
+		text := machine() + "| what | figure |\n|---|---|\n" + strings.Join(report.shipping, "")
+		return writePage(shippingPage, shippingMark, text)
 	}
 	return nil
 }
