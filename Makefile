@@ -44,6 +44,17 @@ xcaddy: ## build the same gateway with xcaddy and list our modules in it
 test: ## run every test with the race detector; says which services it found
 	@tools/with-postgres.sh bash -c 'tools/services.sh && exec "$$@"' -- $(GOTEST) $(ARGS) $(PKG)
 
+.PHONY: test-loki
+test-loki: ## the tests that need a real Loki, which is built once (ten minutes), and the encoder against Loki's own
+	@loki=$$(tools/loki.sh) && export TENANTGATE_LOKI="$$loki" TENANTGATE_REQUIRE_LOKI=1 && \
+	$(GOTEST) -run 'Loki|Real|Conform|Loss|NoLineIsLost|Trace|Topology' $(ARGS) ./internal/loki/... ./caddymodules/loki ./test/e2e && \
+	(cd test/loki/push && go test -race ./...) && (cd test/deploy && go test -race ./...)
+
+.PHONY: check-deploy
+check-deploy: ## docker-compose.yml, Dockerfiles, dashboards and rules, by the parsers of those who read them
+	cd test/deploy && go test ./...
+	@tools/check-dashboards.sh
+
 .PHONY: fuzz
 fuzz: ## feed every fuzz target for FUZZTIME (10s)
 	@tools/fuzz.sh $(FUZZTIME)
@@ -103,9 +114,9 @@ bench-smoke: build ## bench in half a minute, without the page: it runs, nothing
 	go run ./bench -pairs 6 -slot 500ms -output '' -max 2 -max-tuned 2
 
 .PHONY: reliability
-reliability: ## measure gateways through faults of Redis and the database; writes docs/reliability.md and docs/permissions.md, ten minutes
+reliability: ## measure gateways through faults of Redis, the database and Loki; writes docs/reliability.md, permissions.md and log-shipping.md, a quarter of an hour
 	TENANTGATE_MEASURE=1 TENANTGATE_REQUIRE_SERVICES=1 tools/with-postgres.sh go test -count=1 -timeout 30m \
-		-run 'TestBreakers|TestEveryAnswer|TestDecisions' $(ARGS) ./test/e2e
+		-run 'TestBreakers|TestEveryAnswer|TestDecisions|TestNoLineIsLost|TestRequestsDoNotWait' $(ARGS) ./test/e2e
 
 .PHONY: bench-engines
 bench-engines: ## the same permission table decided by us, casbin, OPA and Cedar; a module of its own
