@@ -45,15 +45,11 @@ test: ## run every test with the race detector; says which services it found
 	@tools/with-postgres.sh bash -c 'tools/services.sh && exec "$$@"' -- $(GOTEST) $(ARGS) $(PKG)
 
 .PHONY: test-loki
-test-loki: ## the tests that need a real Loki, which is built once (ten minutes), and the encoder against Loki's own
+test-loki: ## every test that needs a real Loki, which is built once (ten minutes), and our encoder against its own
 	@loki=$$(tools/loki.sh) && export TENANTGATE_LOKI="$$loki" TENANTGATE_REQUIRE_LOKI=1 && \
-	$(GOTEST) -run 'Loki|Real|Conform|Loss|NoLineIsLost|Trace|Topology' $(ARGS) ./internal/loki/... ./caddymodules/loki ./test/e2e && \
-	(cd test/loki/push && go test -race ./...) && (cd test/deploy && go test -race ./...)
-
-.PHONY: check-deploy
-check-deploy: ## docker-compose.yml, Dockerfiles, dashboards and rules, by the parsers of those who read them
-	cd test/deploy && go test ./...
-	@tools/check-dashboards.sh
+	tools/with-postgres.sh $(GOTEST) $(ARGS) ./internal/loki/... ./caddymodules/loki && \
+	tools/with-postgres.sh $(GOTEST) -run 'Loki|NoLineIsLost|Topology' $(ARGS) ./test/e2e && \
+	go -C test/loki/push test -race ./... && go -C test/deploy test -race ./...
 
 .PHONY: fuzz
 fuzz: ## feed every fuzz target for FUZZTIME (10s)
@@ -69,7 +65,7 @@ update-golden: ## rewrite the golden files; read the diff before you commit it
 check: test check-rest ## everything that must hold before a commit lands
 
 .PHONY: check-rest
-check-rest: fmt-check vet lint links vuln xcaddy check-policy bench-smoke ## check without test (goldens and the API contract are tests)
+check-rest: fmt-check vet lint links vuln xcaddy check-policy check-deploy bench-smoke ## check without test (goldens and the API contract are tests)
 
 .PHONY: fmt
 fmt: ## format the Go files
@@ -95,6 +91,11 @@ links: ## check links, anchors and `make` lines in the documents
 vuln: ## govulncheck; says so when the vulnerability database is out of reach
 	@tools/vuln.sh
 
+.PHONY: check-deploy
+check-deploy: build ## docker-compose.yml, Dockerfiles, dashboards and rules, by the parsers of those who read them
+	go -C test/deploy test -race ./...
+	@tools/check-dashboards.sh
+
 .PHONY: check-policy
 check-policy: build ## hold the demo's permission table against examples/policy
 	@work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; export DATABASE_URL="sqlite://$$work/demo.db"; \
@@ -116,7 +117,7 @@ bench-smoke: build ## bench in half a minute, without the page: it runs, nothing
 .PHONY: reliability
 reliability: ## measure gateways through faults of Redis, the database and Loki; writes docs/reliability.md, permissions.md and log-shipping.md, a quarter of an hour
 	TENANTGATE_MEASURE=1 TENANTGATE_REQUIRE_SERVICES=1 tools/with-postgres.sh go test -count=1 -timeout 30m \
-		-run 'TestBreakers|TestEveryAnswer|TestDecisions|TestNoLineIsLost|TestRequestsDoNotWait' $(ARGS) ./test/e2e
+		-run 'TestBreakers|TestEveryAnswer|TestDecisions|TestNoLineIsLost|TestRequestsDoNotWait|TestARequestOverThree' $(ARGS) ./test/e2e
 
 .PHONY: bench-engines
 bench-engines: ## the same permission table decided by us, casbin, OPA and Cedar; a module of its own

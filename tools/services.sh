@@ -32,6 +32,13 @@ report postgresql "$(sed -E 's#//([^:@/]*):[^@]*@#//\1:…@#' <<<"${TEST_POSTGRE
 report nginx "$(PATH=$PATH:/usr/sbin first nginx)" "apt-get install nginx-light"
 report chromium "${CHROMIUM:-$(first chromium chromium-browser google-chrome)}" "apt-get install chromium"
 
+# Nobody has this one installed, so it is asked for by TENANTGATE_REQUIRE_LOKI=1 only.
+if loki=$(tools/loki.sh --cached); then
+	report loki "$loki" ""
+else
+	printf '%-14s not built: tests that need the real one are skipped (make test-loki)\n' loki
+fi
+
 if [ "$missing" -gt 0 ] && [ "${TENANTGATE_REQUIRE_SERVICES:-}" = 1 ]; then
 	echo "services: $missing missing, and TENANTGATE_REQUIRE_SERVICES=1 asks for all" >&2
 	exit 1

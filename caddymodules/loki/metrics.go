@@ -51,7 +51,6 @@ func newCollector() *collector {
 			{desc("lines_sent_total", "Lines sent to Loki, each time they were."), func(s *core.Stats) int64 { return s.SentLines }},
 			{desc("bytes_sent_total", "Bytes of requests sent to Loki, compressed."), func(s *core.Stats) int64 { return s.SentBytes }},
 			{desc("lines_acknowledged_total", "Lines that Loki has taken."), func(s *core.Stats) int64 { return s.AcknowledgedLines }},
-			{desc("lines_resent_total", "Lines that an earlier process may have sent before it was killed."), func(s *core.Stats) int64 { return s.ResentLines }},
 			{desc("lines_truncated_total", "Lines that were too long for Loki and were cut."), func(s *core.Stats) int64 { return s.TruncatedLines }},
 		},
 		gauges: []gauge{
@@ -60,6 +59,7 @@ func newCollector() *collector {
 			{desc("oldest_unsent_seconds", "Age of the oldest line that Loki has not taken."), oldest},
 		},
 		reasons: []labelled{
+			{desc("lines_resent_total", "Lines sent again although Loki may have taken them already.", "reason"), func(s *core.Stats) map[string]int64 { return s.ResentLines }},
 			{desc("lines_rejected_total", "Lines that Loki has refused for good.", "reason"), func(s *core.Stats) map[string]int64 { return s.RejectedLines }},
 			{desc("lines_dropped_total", "Lines that were given up here.", "reason"), func(s *core.Stats) map[string]int64 { return s.DroppedLines }},
 			{desc("label_overflow_total", "Lines whose value of a label was beyond the first 100.", "label"), func(s *core.Stats) map[string]int64 { return s.OverflowedValues }},

@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"net/http"
 	"slices"
 	"sync"
@@ -56,6 +58,8 @@ const (
 // result is what became of the lines of a batch; each is counted once.
 type result struct {
 	acknowledged int
+	// repeated were sent again although Loki may have taken them already.
+	repeated int64
 	// rejected were refused by Loki for good, dropped became too old; by reason.
 	rejected, dropped map[string]int64
 }
@@ -203,7 +207,8 @@ func (d *delivery) push(ctx context.Context, s Settings, tenant string, body []b
 	d.hooks.onRequest(a.status, now.Sub(start))
 	d.hooks.sent(lines, len(body))
 	if err != nil {
-		return verdict{action: retry, text: summary(withoutSecrets(err.Error(), s))}
+		dial, _ := errors.AsType[*net.OpError](err)
+		return verdict{action: retry, text: summary(withoutSecrets(err.Error(), s)), unsent: dial != nil && dial.Op == "dial"}
 	}
 	v := parseResponse(a.status, a.header, a.body, now)
 	v.text = withoutSecrets(v.text, s)
@@ -230,6 +235,7 @@ func (d *delivery) blame(ctx context.Context, s Settings, tenant string, p *part
 func (d *delivery) act(b *batch, p *part, v verdict) []*part {
 	if v.lastStream && len(p.streams) > 1 {
 		d.forget(p)
+		b.result.repeated += int64(p.lines) // Loki has taken most of them
 		if v.action == throttle {
 			return d.later(b, p, v, each(p)...)
 		}
@@ -262,6 +268,9 @@ func (d *delivery) act(b *batch, p *part, v verdict) []*part {
 			return d.later(b, p, v, halves(p)...)
 		}
 	case retry:
+		if !v.unsent {
+			b.result.repeated += int64(p.lines)
+		}
 		// A server that closes the connection before it has read a body that is too
 		// large may not be heard.
 		if v.status == 0 && p.lines > 1 && len(p.body) > neverTooLarge && p.tries+1 >= splitAfter {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
@@ -58,6 +59,7 @@ type rig struct {
 	retrying    []bool
 	told        []string
 	quarantined []string // labels, lines and reasons
+	repeated    int64    // lines of all that must has delivered
 }
 
 func newRig(t *testing.T, transport http.RoundTripper) *rig {
@@ -109,7 +111,48 @@ func (g *rig) must(t *testing.T, streams ...stream) result {
 	t.Helper()
 	r, err := g.deliver(t.Context(), "acme", streams)
 	require.NoError(t, err)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.repeated += r.repeated
+	r.repeated = 0
 	return r
+}
+
+// Lines that Loki may have are counted each time they are sent again; those that it
+// can't have are not.
+func TestLinesThatMayBeSentTwiceAreCounted(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		fail func(*http.Request) (*http.Response, error)
+		want int64
+	}{
+		"a refused connection": {func(*http.Request) (*http.Response, error) {
+			return nil, &net.OpError{Op: "dial", Err: errors.New("connection refused")}
+		}, 0},
+		"a broken one": {func(*http.Request) (*http.Response, error) { return nil, io.ErrUnexpectedEOF }, 10},
+		"a 502": {func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 502, Body: http.NoBody}, nil
+		}, 10},
+		"a 429": {func(*http.Request) (*http.Response, error) {
+			return &http.Response{StatusCode: 429, Body: io.NopCloser(strings.NewReader("ingestion rate limit exceeded"))}, nil
+		}, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				fake, failures := &lokitest.Fake{}, 2
+				g := newRig(t, transport(func(r *http.Request) (*http.Response, error) {
+					if failures > 0 {
+						failures--
+						return c.fail(r)
+					}
+					return direct{fake}.RoundTrip(r)
+				}))
+				require.Equal(t, acked(5), g.must(t, lines("1", 5)))
+				require.Equal(t, c.want, g.repeated)
+			})
+		})
+	}
 }
 
 // lines makes a stream of n lines of now, a nanosecond apart, named after label.

@@ -37,6 +37,8 @@ type verdict struct {
 	status int // 0 if there was no answer
 	// text is the answer in short, for people.
 	text string
+	// unsent says that there is no answer because nothing was sent.
+	unsent bool
 	// wait is how long the answer asks to wait; 0 if it does not say.
 	wait time.Duration
 	// lastStream says that Loki tells of one stream only, the last one that was

@@ -275,7 +275,9 @@ func (s *Shipper) lane(tenant string) (*lane, error) {
 	if err != nil {
 		return nil, err
 	}
-	s.tally.change(func(t *Stats) { t.ResentLines += log.Stats().Resent })
+	if resent := log.Stats().Resent; resent > 0 {
+		s.tally.change(func(t *Stats) { t.ResentLines["restart"] += resent })
+	}
 	l := &lane{s: s, tenant: tenant, log: log, hurry: make(chan struct{}, 1), freed: make(chan struct{}, 1)}
 	l.delivery = newDelivery(s.current, l.hooks())
 	s.lanes[tenant] = l

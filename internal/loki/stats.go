@@ -23,9 +23,10 @@ type Stats struct {
 	Requests, FailedRequests, SentLines, SentBytes int64
 	// AcknowledgedLines were taken by Loki.
 	AcknowledgedLines int64
-	// ResentLines may have been sent by an earlier process that was killed, and
-	// are sent again.
-	ResentLines int64
+	// ResentLines were sent again although Loki may have taken them already, each
+	// time they were. The reasons are "restart", for those an earlier process was
+	// about to send when it ended, and "no_answer".
+	ResentLines map[string]int64
 	// RejectedLines were refused by Loki for good, DroppedLines were given up
 	// here; both by reason.
 	RejectedLines, DroppedLines map[string]int64
@@ -49,7 +50,7 @@ type tally struct {
 }
 
 func newTally() *tally {
-	return &tally{stats: Stats{RejectedLines: map[string]int64{}, DroppedLines: map[string]int64{}, OverflowedValues: map[string]int64{}}}
+	return &tally{stats: Stats{ResentLines: map[string]int64{}, RejectedLines: map[string]int64{}, DroppedLines: map[string]int64{}, OverflowedValues: map[string]int64{}}}
 }
 
 func (t *tally) change(f func(*Stats)) {
@@ -91,6 +92,9 @@ func (t *tally) stored() (n int64) {
 func (t *tally) add(r result) {
 	t.change(func(s *Stats) {
 		s.AcknowledgedLines += int64(r.acknowledged)
+		if r.repeated > 0 {
+			s.ResentLines["no_answer"] += r.repeated
+		}
 		for reason, n := range r.rejected {
 			s.RejectedLines[reason] += n
 		}
@@ -105,7 +109,7 @@ func (s *Shipper) Stats() Stats {
 	s.tally.mu.Lock()
 	stats := s.tally.stats
 	stats.RejectedLines, stats.DroppedLines = maps.Clone(stats.RejectedLines), maps.Clone(stats.DroppedLines)
-	stats.OverflowedValues = maps.Clone(stats.OverflowedValues)
+	stats.OverflowedValues, stats.ResentLines = maps.Clone(stats.OverflowedValues), maps.Clone(stats.ResentLines)
 	s.tally.mu.Unlock()
 	var overflowed int64
 	stats.AcceptedLines, stats.AcceptedBytes, overflowed = s.queue.counts()

@@ -76,7 +76,7 @@ func traceCommand(t *testing.T, folder string, env []string, args ...string) (st
 // TestARequestOverThreeServicesIsFoundInLoki sends one through the gateway to
 // auth, which calls tenant.
 func TestARequestOverThreeServicesIsFoundInLoki(t *testing.T) {
-	t.Parallel()
+	besideOthers(t)
 	eachLoki(t, func(t *testing.T, loki lokitest.Loki) {
 		dev := startShippingDev(t, loki, filepath.Join(t.TempDir(), "data"))
 		viewer := dev.Login(t, "viewer@acme.test", Password)
@@ -96,7 +96,7 @@ func TestARequestOverThreeServicesIsFoundInLoki(t *testing.T) {
 			entries = linesInLoki(t, loki, traceID)
 			return !slices.ContainsFunc(want, func(w [2]string) bool { return entryOf(entries, w[0], w[1]) < 0 })
 		}, pick(secs(3), secs(20)), ms(20), "all lines: %v", entries)
-		t.Logf("the lines of three services were found %s after the answer", time.Since(answered).Round(time.Millisecond))
+		reportShipping("a request through gateway, auth and tenant: lines of all three in Loki after its answer ("+filepath.Base(t.Name())+" Loki)", round(time.Since(answered)))
 
 		hostname, err := os.Hostname()
 		require.NoError(t, err)

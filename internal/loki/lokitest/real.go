@@ -178,5 +178,11 @@ func (s *Server) ready(ctx context.Context) bool {
 		return false
 	}
 	defer response.Body.Close()
-	return response.StatusCode == http.StatusOK
+	if response.StatusCode != http.StatusOK {
+		return false
+	}
+	// Its parts find each other some seconds later, if they are unlucky.
+	now := time.Now()
+	_, err = queryPage(ctx, s.URL(), "nobody", `{service="nothing"}`, now.Add(-time.Minute), now)
+	return err == nil
 }
