@@ -121,6 +121,29 @@ func (p *Process) Signal(sig syscall.Signal) error { return p.cmd.Process.Signal
 func (p *Process) Freeze() {
 	p.TB.Helper()
 	p.mustSignal(syscall.SIGSTOP)
+	for deadline := time.After(p.Patience); !p.stopped(); {
+		select {
+		case <-p.done:
+			return
+		case <-deadline:
+			p.TB.Fatalf("%s does not freeze", p.Name)
+		case <-time.After(time.Millisecond):
+		}
+	}
+}
+
+// stopped reports whether all threads of the server have stopped: on a busy
+// machine one may go on for a while after the signal.
+func (p *Process) stopped() bool {
+	stats, _ := filepath.Glob("/proc/" + strconv.Itoa(p.cmd.Process.Pid) + "/task/*/stat") // the pattern is good
+	for _, path := range stats {
+		content, err := os.ReadFile(path)
+		// "pid (name) state …", where the name may hold anything.
+		if err == nil && !strings.HasPrefix(string(content[strings.LastIndexByte(string(content), ')')+1:]), " T") {
+			return false
+		}
+	}
+	return true
 }
 
 // Thaw lets a frozen server go on where it was.
