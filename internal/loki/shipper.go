@@ -42,6 +42,7 @@ type Shipper struct {
 	tally       *tally
 
 	reported Stats // by the last line about the shipping
+	quiet    int   // how many lines about it were left out since
 
 	updating sync.Mutex
 	updated  chan struct{} // closed and made anew by an update; guarded by updating

@@ -10,8 +10,14 @@ import (
 	"github.com/tenantgate/tenantgate/internal/logging"
 )
 
-// reportEvery is how often a line tells of the shipping itself.
-const reportEvery = time.Minute
+const (
+	// reportEvery is how often a line tells of the shipping itself, if there is
+	// anything to tell.
+	reportEvery = time.Minute
+	// heartbeat is how many times there may be nothing: then a line says that the
+	// process is there and its lines arrive.
+	heartbeat = 10
+)
 
 // Stats is what a shipper has done since it was opened, and what it has to do.
 type Stats struct {
@@ -132,7 +138,7 @@ func (s *Shipper) Stats() Stats {
 }
 
 // report puts a line about the shipping into the queue, if there is anything to
-// tell since the last one.
+// tell since the last one, or it is time for a sign of life.
 func (s *Shipper) report() {
 	now := s.Stats()
 	line := reportLine{
@@ -147,8 +153,11 @@ func (s *Shipper) report() {
 	}
 	// An acknowledgement is that of the last such line.
 	if line.Accepted+line.Rejected+line.Dropped+line.Retries == 0 && line.Acknowledged <= 1 {
-		return
+		if s.quiet++; s.quiet < heartbeat {
+			return
+		}
 	}
+	s.quiet = 0
 	if line.Rejected+line.Dropped > 0 {
 		line.Level = "warn"
 	}
