@@ -124,6 +124,7 @@ http:// {
 	import guarded flaky 1s 2s
 	import guarded alone 60s 2s
 	import guarded shared 60s 2s
+	import guarded orphaned 1s 2s
 	import guarded probed 1s 20s # the test holds the probe back until 300 requests were refused
 	handle_errors {
 		problem_details
@@ -440,16 +441,16 @@ func TestBreakersRecoverAfterTheOwnerOfTheProbeWasKilled(t *testing.T) {
 	c := newCluster(t, redistest.Start(t), "", 2)
 	c.awaitShared(t)
 	for range 3 {
-		c.gateways[0].fail(t, "/probed/")
+		c.gateways[0].fail(t, "/orphaned/")
 	}
-	require.Eventually(t, func() bool { return c.gateways[1].status(t).state("probed") == "open" }, 10*time.Second, ms(1))
+	require.Eventually(t, func() bool { return c.gateways[1].status(t).state("orphaned") == "open" }, 10*time.Second, ms(1))
 	hold := make(chan struct{})
 	c.upstream.hold.Store(&hold)
 	before := c.upstream.arrivals.Load()
 	var probing sync.WaitGroup
 	probing.Go(func() {
 		for c.upstream.arrivals.Load() == before { // refused until the circuit is due
-			_, _, _ = c.gateways[0].try("/probed/", false) // it is killed in the middle of one
+			_, _, _ = c.gateways[0].try("/orphaned/", false) // it is killed in the middle of one
 		}
 	})
 	require.Eventually(t, func() bool { return c.upstream.arrivals.Load() > before }, 10*time.Second, ms(1))
@@ -459,7 +460,7 @@ func TestBreakersRecoverAfterTheOwnerOfTheProbeWasKilled(t *testing.T) {
 	close(hold)
 	probing.Wait()
 	const lease = 8 * time.Second // dial 1 s + response 2 s + 5 s
-	require.Eventually(t, func() bool { status, _ := c.gateways[1].get(t, "/probed/", false); return status == http.StatusOK }, 30*time.Second, ms(20))
+	require.Eventually(t, func() bool { status, _ := c.gateways[1].get(t, "/orphaned/", false); return status == http.StatusOK }, 30*time.Second, ms(20))
 	took := time.Since(granted)
 	t.Logf("the other gateway's probe succeeded %v after the killed one's, whose lease was %v", took, lease)
 	require.LessOrEqual(t, took, lease+pick(time.Second, 5*time.Second))
