@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/servertest"
 )
 
@@ -182,7 +183,7 @@ func (s *Server) ready(ctx context.Context) bool {
 		return false
 	}
 	// Its parts find each other some seconds later, if they are unlucky.
-	now := time.Now()
+	now := clock.System{}.Now()
 	_, err = queryPage(ctx, s.URL(), "nobody", `{service="nothing"}`, now.Add(-time.Minute), now)
 	return err == nil
 }
