@@ -117,7 +117,7 @@ bench-smoke: build ## bench in half a minute, without the page: it runs, nothing
 .PHONY: reliability
 reliability: ## measure gateways through faults of Redis, the database and Loki; writes docs/reliability.md, permissions.md and log-shipping.md, a quarter of an hour
 	TENANTGATE_MEASURE=1 TENANTGATE_REQUIRE_SERVICES=1 tools/with-postgres.sh go test -count=1 -timeout 30m \
-		-run 'TestBreakers|TestEveryAnswer|TestDecisions|TestNoLineIsLost|TestRequestsDoNotWait|TestARequestOverThree' $(ARGS) ./test/e2e
+		-run 'TestBreakers|TestEveryAnswer|TestDecisions|TestNoLineIsLost|TestRequestsDoNotWait|TestARequestOverThree|TestAcceptIsWhole' $(ARGS) ./test/e2e
 
 .PHONY: bench-engines
 bench-engines: ## the same permission table decided by us, casbin, OPA and Cedar; a module of its own

@@ -183,7 +183,7 @@ func (a *App) newInvitation() (*invitation.Service, error) {
 		DB: a.db, Log: a.endpoints[invitationEndpoint].log, Clock: clock.System{}, GatewaySecret: c.GatewaySecret,
 		Hasher: a.hasher, Passwords: password.Policy{MinLength: c.PasswordMin},
 		Mail: transport, From: from, PublicURL: publicURL, Product: c.InvitationProduct, Role: c.InvitationRole,
-		Lifetime: c.InvitationLifetime, Cooldown: c.InvitationCooldown, Random: rand.Reader,
+		Lifetime: c.InvitationLifetime, Cooldown: c.InvitationCooldown, Retention: c.InvitationRetention, Random: rand.Reader,
 	})
 }
 

@@ -61,6 +61,8 @@ type Config struct {
 	InvitationRole     string
 	InvitationLifetime time.Duration
 	InvitationCooldown time.Duration
+	// InvitationRetention is how long ended invitations are kept, 0 for ever.
+	InvitationRetention time.Duration
 
 	LogLevel        zapcore.Level
 	ShutdownTimeout time.Duration
@@ -115,6 +117,7 @@ func Settings() []Setting {
 		{"INVITATION_ROLE", invitation.DefaultRole, "role of invitations that name none", false, text(func(c *Config) *string { return &c.InvitationRole })},
 		{"INVITATION_LIFETIME", "168h", "how long an invitation can be accepted, 1m to 720h", false, duration(func(c *Config) *time.Duration { return &c.InvitationLifetime })},
 		{"INVITATION_COOLDOWN", "1m", "least time between two mails of one invitation", false, duration(func(c *Config) *time.Duration { return &c.InvitationCooldown })},
+		{"INVITATION_RETENTION", "2160h", "how long an ended invitation is kept after its expiry time; 0: for ever", false, durationOrNone(func(c *Config) *time.Duration { return &c.InvitationRetention })},
 		{"LOG_LEVEL", "info", "least level of log lines: debug, info, warn or error", false, level},
 		{"SHUTDOWN_TIMEOUT", "10s", "how long requests in flight may take after SIGTERM", false, duration(func(c *Config) *time.Duration { return &c.ShutdownTimeout })},
 		{"LOKI_URL", "", "Grafana Loki for the lines on stdout, such as http://loki:3100, with user:password@ if need be; empty: none", true, hidden(func(c *Config) *secret.String { return &c.LokiURL })},
@@ -321,6 +324,18 @@ func duration(field func(*Config) *time.Duration) func(*Config, string) error {
 		d, err := time.ParseDuration(value)
 		if err != nil || d <= 0 {
 			return fmt.Errorf("%q is not a duration such as 15m or 1h30m", value)
+		}
+		*field(c) = d
+		return nil
+	}
+}
+
+// durationOrNone is [duration] with 0 allowed.
+func durationOrNone(field func(*Config) *time.Duration) func(*Config, string) error {
+	return func(c *Config, value string) error {
+		d, err := time.ParseDuration(value)
+		if err != nil || d < 0 {
+			return fmt.Errorf("%q is neither 0 nor a duration such as 15m or 1h30m", value)
 		}
 		*field(c) = d
 		return nil

@@ -2,16 +2,23 @@ package invitation_test
 
 import (
 	"context"
+	"crypto/rand"
 	"net/http"
+	"os"
+	"slices"
 	"strconv"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"github.com/tenantgate/tenantgate/backends/invitation"
+	"github.com/tenantgate/tenantgate/internal/clock"
+	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/database/dbtest"
+	"github.com/tenantgate/tenantgate/internal/password"
 )
 
 func TestMarkExpired(t *testing.T) {
@@ -81,4 +88,78 @@ func TestRunComesBack(t *testing.T) {
 		require.NoError(t, f.service.Run(ctx), "a store that fails does not end the sweeper")
 	})
 	require.Equal(t, 3, countLines(f.log.String(), "expired invitations not marked"))
+}
+
+// TestMeasureAcceptsBesideASweepOfAMillion compares the times of accepts, with
+// real passwords, before and beside a sweep of a million lapsed invitations on
+// SQLite: by the service itself, and by another process, which waits for the
+// writer as SQLite has it. Each is watched for 20 seconds, not to its end.
+// TENANTGATE_MEASURE=1 asks for it.
+func TestMeasureAcceptsBesideASweepOfAMillion(t *testing.T) {
+	if os.Getenv("TENANTGATE_MEASURE") != "1" {
+		t.Skip("takes minutes: TENANTGATE_MEASURE=1 runs it")
+	}
+	const lapsed, people, samples, watched = 1_000_000, 6000, 200, 20 * time.Second
+	url := dbtest.SQLite(t)
+	db, other := dbtest.Open(t, url, clock.System{}), dbtest.Open(t, url, clock.System{})
+	f := newFixture(t, url, func(c *invitation.Config) {
+		c.DB, c.Clock, c.Log, c.Hasher = db, clock.System{}, zap.NewNop(), password.NewHasher(2)
+	})
+	tokens := f.tokens(t, people)
+	f.rows(t, "pending", lapsed, time.Now())
+	// accepts returns the times of accepts, one after the other, until enough.
+	accepts := func(enough func(n int) bool) (times []time.Duration) {
+		for n := 0; !enough(n); n++ {
+			began := time.Now()
+			a := f.accept(t, tokens[0], goodPassword)
+			times = append(times, time.Since(began))
+			require.Equal(t, http.StatusCreated, a.Code, a.Body)
+			tokens = tokens[1:]
+		}
+		slices.Sort(times)
+		return times
+	}
+	p := func(times []time.Duration, percent int) time.Duration { return times[len(times)*percent/100] }
+	before := accepts(func(n int) bool { return n == samples })
+	t.Logf("before: %d accepts, p50 %s, p99 %s", len(before), p(before, 50), p(before, 99))
+	for _, sweep := range []struct {
+		by string
+		db *database.DB
+	}{{"the service", db}, {"another process", other}} {
+		ctx, cancel := context.WithTimeout(t.Context(), watched)
+		defer cancel()
+		marked := make(chan int, 1)
+		go func() {
+			n, err := invitation.MarkExpired(ctx, sweep.db, false)
+			if err != nil && ctx.Err() == nil {
+				t.Error(err)
+			}
+			marked <- n
+		}()
+		beside := accepts(func(int) bool { return ctx.Err() != nil })
+		t.Logf("beside a sweep by %s, %d rows in %s: %d accepts, p50 %s, p99 %s, most %s; p99 is %.2f×", sweep.by, <-marked, watched,
+			len(beside), p(beside, 50), p(beside, 99), beside[len(beside)-1], float64(p(beside, 99))/float64(p(before, 99)))
+		require.Less(t, p(beside, 99), 2*p(before, 99))
+	}
+}
+
+// tokens adds n invitations of acme that can be accepted for a day, and returns
+// their tokens.
+func (f *fixture) tokens(t *testing.T, n int) []string {
+	t.Helper()
+	tx, err := f.raw.BeginTx(t.Context(), nil)
+	require.NoError(t, err)
+	defer func() { _ = tx.Rollback() }()
+	tokens := make([]string, n)
+	for i := range tokens {
+		token, hash, err := invitation.NewToken(rand.Reader)
+		require.NoError(t, err)
+		email := "t" + strconv.Itoa(i) + "@x.test"
+		_, err = tx.ExecContext(t.Context(), `INSERT INTO invitations (id, tenant_id, email, email_key, role_id, token_hash, expires_at, created_at, updated_at)
+			VALUES ($1, 1, $1, $1, 3, $2, $3, 0, 0)`, email, hash, time.Now().Add(24*time.Hour).UnixMilli())
+		require.NoError(t, err)
+		tokens[i] = token.Reveal()
+	}
+	require.NoError(t, tx.Commit())
+	return tokens
 }

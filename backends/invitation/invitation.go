@@ -76,6 +76,9 @@ type Config struct {
 	Lifetime time.Duration
 	// Cooldown is the least time between two mails of one invitation, a minute if 0.
 	Cooldown time.Duration
+	// Retention is how long an invitation is kept after it has ended, counted
+	// from the time until which it could have been accepted; 0 keeps it for ever.
+	Retention time.Duration
 	// Random is where tokens come from: crypto/rand.Reader.
 	Random io.Reader
 }
@@ -144,6 +147,8 @@ func (c *Config) complete() error {
 		return fmt.Errorf("the lifetime of an invitation must be from 1m to 720h, not %s", c.Lifetime)
 	case c.Cooldown < 0:
 		return fmt.Errorf("the cooldown must not be negative, not %s", c.Cooldown)
+	case c.Retention < 0:
+		return fmt.Errorf("the retention must not be negative, not %s", c.Retention)
 	}
 	return nil
 }
@@ -151,20 +156,13 @@ func (c *Config) complete() error {
 // Handler returns the service's HTTP API.
 func (s *Service) Handler() http.Handler { return s.router }
 
-// Run makes expiry durable every minute until ctx ends, and then returns nil.
+// Run makes expiry durable and deletes what has ended long ago, every minute
+// until ctx ends, and then returns nil.
 func (s *Service) Run(ctx context.Context) error {
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
 	for {
-		expired, err := MarkExpired(ctx, s.config.DB, false)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			s.config.Log.Error("expired invitations not marked", zap.Error(err))
-		case expired > 0:
-			s.config.Log.Info("expired invitations marked", zap.Int("count", expired))
-		}
+		s.sweep(ctx)
 		select {
 		case <-ctx.Done():
 			return nil

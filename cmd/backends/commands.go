@@ -230,26 +230,32 @@ func expireCommand(env environment) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:     "mark-expired-invitations",
 		Aliases: []string{"mark_expired_invitations"},
-		Short:   "Marks invitations that lapsed as expired",
-		Long: `Writes down which invitations have expired. They can't be accepted after their time in
-any case, and "backends serve" does the same every minute: this command is for
-installations that want it from cron. It may run beside live traffic.`,
+		Short:   "Marks invitations that lapsed as expired and deletes old ones",
+		Long: `Writes down which invitations have expired, and deletes those that ended long ago: accepted,
+cancelled or expired, with an expiry time that is INVITATION_RETENTION ago (2160h if not set,
+0 keeps all). Expired ones can't be accepted in any case, and "backends serve" does the same
+every minute: this command is for installations that want it from cron. It works in small
+batches and may run beside live traffic.`,
 		Example: "  backends mark-expired-invitations --dry-run",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			db, _, err := openStore(cmd, env)
+			db, config, err := openStore(cmd, env)
 			if err != nil {
 				return err
 			}
-			n, err := invitation.MarkExpired(cmd.Context(), db, dryRun)
+			var deleted int
+			expired, err := invitation.MarkExpired(cmd.Context(), db, dryRun)
+			if err == nil {
+				deleted, err = invitation.PurgeEnded(cmd.Context(), db, config.InvitationRetention, dryRun)
+			}
 			if err := errors.Join(err, db.Close()); err != nil {
 				return err
 			}
-			verb := "marked"
+			text := fmt.Sprintf("Expired invitations marked: %d\nOld invitations deleted: %d", expired, deleted)
 			if dryRun {
-				verb = "to mark"
+				text = fmt.Sprintf("Expired invitations to mark: %d\nOld invitations to delete: %d", expired, deleted)
 			}
-			return out.print(cmd, fmt.Sprintf("Expired invitations %s: %d", verb, n), map[string]any{"expired": n, "dry_run": dryRun})
+			return out.print(cmd, text, map[string]any{"expired": expired, "deleted": deleted, "dry_run": dryRun})
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "Only count them")

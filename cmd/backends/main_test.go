@@ -87,10 +87,6 @@ func TestStoreCommands(t *testing.T) {
 		require.Equal(t, 1, strings.Count(stderr, "\n"))
 		require.NoError(t, json.Unmarshal([]byte(s.ok(t, "rotate-keys --force --output json")), &second))
 		require.Equal(t, first["next"], second["current"])
-
-		require.Equal(t, "Expired invitations to mark: 0\n", s.ok(t, "mark-expired-invitations --dry-run"))
-		require.Equal(t, "Expired invitations marked: 0\n", s.ok(t, "mark_expired_invitations"))
-		require.JSONEq(t, `{"expired":0,"dry_run":true}`, s.ok(t, "mark-expired-invitations --dry-run --output json"))
 	})
 }
 
