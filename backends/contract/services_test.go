@@ -327,7 +327,7 @@ func (s *site) refusals() {
 			s.refuse(admin, o.Method, path, `{"x":"`+strings.Repeat("x", 64<<10)+`"}`, 413, "body-too-large")
 			answer, _ := s.send(admin, o.Permission, "text/plain", o.Method, path, body, 415)
 			require.Equal(s.t, "not-json", answer["code"])
-			if !strings.HasSuffix(path, "/accept/") { // there the token comes first
+			if !strings.HasSuffix(path, "/accept/") && !strings.HasSuffix(path, "/look/") { // there the token comes first
 				s.refuse(admin, o.Method, path, `{}`, 422, "invalid-fields")
 			}
 		}
@@ -548,11 +548,18 @@ func (s *site) accepts() {
 	s.do(nobody, "GET", "/invite", "", 200)
 	accept := func(token, password string) string { return fmt.Sprintf(`{"token":%q,"password":%q}`, token, password) }
 	const good, path = "nine quiet otters swim", "/api/invitations/accept/"
+	look := func(token string, status int, code string) {
+		s.t.Helper()
+		s.refuse(nobody, "POST", "/api/invitations/look/", fmt.Sprintf(`{"token":%q}`, token), status, code)
+	}
+	look("inv_x", 404, "invitation-unknown")
 	s.refuse(nobody, "POST", path, accept("inv_x", good), 404, "invitation-unknown")
 	_, token := s.invite("paul@example.com")
+	s.do(nobody, "POST", "/api/invitations/look/", fmt.Sprintf(`{"token":%q}`, token), 200)
 	s.refuse(nobody, "POST", path, accept(token, "short"), 422, "invalid-fields")
 	s.do(nobody, "POST", path, accept(token, good), 201)
 	s.refuse(nobody, "POST", path, accept(token, good), 410, "invitation-accepted")
+	look(token, 410, "invitation-accepted")
 	cancelled, token := s.invite("rita@example.com")
 	s.do(admin, "POST", cancelled+"cancel/", "", 200)
 	s.refuse(nobody, "POST", path, accept(token, good), 410, "invitation-cancelled")
@@ -561,6 +568,7 @@ func (s *site) accepts() {
 	s.exec(`UPDATE invitations SET role_id = NULL WHERE id = $1`, strings.Split(roleGone, "/")[3])
 	s.do(admin, "GET", roleGone, "", 200) // role is null
 	s.refuse(nobody, "POST", path, accept(token, good), 409, "role-gone")
+	look(token, 409, "role-gone")
 	_, token = s.invite("viewer@globex.test")
 	for range 5 {
 		s.refuse(nobody, "POST", path, accept(token, "wrong"), 422, "invalid-fields")

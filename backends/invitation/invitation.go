@@ -119,6 +119,7 @@ func New(config Config) (*Service, error) {
 	s.router.Handle("GET /api/invitations/{id}/{$}", s.get)
 	s.router.Handle("POST /api/invitations/{id}/cancel/{$}", s.cancel)
 	s.router.Handle("POST /api/invitations/{id}/resend/{$}", s.resend)
+	s.router.Handle("POST /api/invitations/look/{$}", s.look)
 	s.router.Handle("POST /api/invitations/accept/{$}", s.accept)
 	s.router.Handle("GET /invite/{$}", invite.serve)
 	return s, nil

@@ -12,14 +12,15 @@ import (
 // page is the whole of GET /invite: one static document with its style and its
 // script inside. It knows nothing of the invitation; the token is in the
 // fragment, which only the browser sees, so a scanner or a prefetch of the link
-// changes nothing.
+// changes nothing. The script asks [Service.look] and fills in what it says.
 type page struct {
 	body   []byte
 	policy string
 }
 
 // newPage puts the parts together. The policy allows exactly this style and
-// this script, by their hashes, and calls to this origin.
+// this script, by their hashes, and calls to this origin; the script may not
+// make elements from text.
 func newPage() (*page, error) {
 	style, err := templateFiles.ReadFile("templates/en/invite.css")
 	if err != nil {
@@ -42,7 +43,8 @@ func newPage() (*page, error) {
 		return nil, err
 	}
 	return &page{body: []byte(body.String()), policy: "default-src 'none'; style-src " + sourceHash(style) + "; script-src " + sourceHash(script) +
-		"; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'"}, nil
+		"; connect-src 'self'; form-action 'none'; base-uri 'none'; frame-ancestors 'none'" +
+		"; require-trusted-types-for 'script'; trusted-types 'none'"}, nil
 }
 
 // sourceHash returns the CSP source expression of an inline element.
@@ -59,6 +61,7 @@ func (p *page) serve(w http.ResponseWriter, _ *http.Request) error {
 	header.Set("Referrer-Policy", "no-referrer")
 	header.Set("X-Content-Type-Options", "nosniff")
 	header.Set("Cross-Origin-Opener-Policy", "same-origin")
+	header.Set("Cross-Origin-Resource-Policy", "same-origin")
 	header.Set("Cache-Control", "no-cache")
 	_, _ = w.Write(p.body) // the client is gone if this fails
 	return nil

@@ -256,6 +256,7 @@ func TestNothingAClientSendsPosesAsTheGateway(t *testing.T) {
 	}{
 		{"/invite", nil},
 		{"/api/invitations/accept/", nil},
+		{"/api/invitations/look/", nil},
 		{"/api/billing/", admin},
 		{"/api/permissions/dashboard/", admin},
 		{"/api/invitations/", admin},

@@ -1,47 +1,180 @@
 "use strict";
-(function () {
-  const form = document.getElementById("form");
-  const message = document.getElementById("message");
-  const button = form.querySelector("button");
-  const token = new URLSearchParams(location.hash.slice(1)).get("token") || "";
-  history.replaceState(null, "", location.pathname); // the token leaves the address bar and the history
+(() => {
+  const byId = (id) => document.getElementById(id);
+  const all = (selector) => document.querySelectorAll(selector);
+  const form = byId("form"), password = byId("password"), name = byId("name");
+  const submit = form.querySelector("[type=submit]"), announce = byId("status");
 
-  function say(text, failed) {
-    message.textContent = text;
-    message.className = failed ? "error" : "";
-  }
+  // The token is in the fragment, which no server sees. It leaves the address
+  // bar and the history before anything else happens, and lives here alone.
+  let token = new URLSearchParams(location.hash.slice(1)).get("token") || "";
+  history.replaceState(null, "", location.pathname);
+  addEventListener("hashchange", () => location.reload()); // another link, opened in this tab
 
-  if (!/^inv_[A-Za-z0-9_-]{43}$/.test(token)) {
-    say("This link is not complete. Open it again from your mail.", true);
-    return;
-  }
-  say("Choose a password to join.", false);
-  form.hidden = false;
+  let least = 0; // characters of a new password; 0 if the account has one already
+  let busy = false;
 
-  form.addEventListener("submit", async function (event) {
-    event.preventDefault();
-    button.disabled = true;
+  // show makes one state of the page the only one, and tells it to readers.
+  const show = (state) => {
+    all("[data-state]").forEach((section) => { section.hidden = section.dataset.state !== state; });
+    const heading = document.querySelector("[data-state]:not([hidden]) h1");
+    document.title = heading.textContent;
+    announce.textContent = "";
+    heading.focus();
+  };
+  const fill = (slot, text) => all(`[data-slot=${slot}]`).forEach((element) => { element.textContent = text; });
+  const part = (which, shown) => all(`[data-part=${which}]`).forEach((element) => { element.hidden = !shown; });
+
+  const units = (count, unit) => new Intl.NumberFormat("en", { style: "unit", unit, unitDisplay: "long" }).format(count);
+  const waiting = (seconds) => (seconds > 90 ? units(Math.ceil(seconds / 60), "minute") : units(seconds, "second"));
+
+  // post returns the status, the body and the seconds to wait. It fails if no
+  // answer can be had: then the status is 0.
+  const post = async (path, body) => {
+    const abort = new AbortController();
+    const timer = setTimeout(() => abort.abort(), 40000);
     try {
-      const response = await fetch("/api/invitations/accept/", {
+      const response = await fetch(path, {
         method: "POST",
         headers: { "Content-Type": "application/json" },
-        body: JSON.stringify({ token: token, password: form.password.value, name: form.elements.name.value.trim() }),
+        body: JSON.stringify(body),
+        cache: "no-store",
         credentials: "omit",
         referrerPolicy: "no-referrer",
+        signal: abort.signal,
       });
-      const answer = await response.json();
-      if (response.ok) {
-        form.hidden = true;
-        say("Welcome to " + answer.user.tenant.name + ". You can log in as " + answer.user.email + " now.", false);
-        return;
-      }
-      const details = (answer.errors || []).map(function (e) { return e.detail; });
-      say(details.join(" ") || answer.detail || "This did not work. Try again later.", true);
-      form.hidden = response.status === 404 || response.status === 409 || response.status === 410;
-    } catch (error) {
-      say("The service could not be reached. Try again.", true);
+      return { status: response.status, body: await response.json(), wait: Number(response.headers.get("Retry-After")) || 0 };
+    } catch {
+      return { status: 0, body: {}, wait: 0 };
     } finally {
-      button.disabled = false;
+      clearTimeout(timer);
     }
+  };
+
+  // ended shows how the invitation ended, if the answer says that it did.
+  const ended = ({ status, body }) => {
+    if (![404, 409, 410].includes(status) || !body.code) return false;
+    fill("detail", body.detail || "");
+    show(document.querySelector(`[data-state="${CSS.escape(body.code)}"]`) ? body.code : "refused");
+    token = "";
+    form.reset();
+    return true;
+  };
+
+  const look = async () => {
+    show("looking");
+    const answer = await post("/api/invitations/look/", { token });
+    if (ended(answer)) return;
+    if (answer.status === 429) {
+      fill("wait", waiting(answer.wait || 60));
+      show("too-many");
+      return;
+    }
+    if (answer.status !== 200) {
+      show("unreachable");
+      return;
+    }
+    const offer = answer.body;
+    fill("tenant", offer.tenant.name);
+    fill("role", offer.role.name);
+    fill("inviter", offer.inviter.name);
+    part("inviter", offer.inviter.name !== "");
+    const expires = document.querySelector("[data-slot=expires]");
+    expires.dateTime = offer.expires_at;
+    expires.textContent = new Intl.DateTimeFormat("en-GB", {
+      day: "numeric", month: "long", year: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short",
+    }).format(new Date(offer.expires_at));
+    byId("email").value = offer.email;
+    name.value = offer.name;
+    part("new", !offer.account_exists);
+    part("existing", offer.account_exists);
+    password.setAttribute("aria-describedby", "password-error " + (offer.account_exists ? "existing" : "rules"));
+    password.autocomplete = offer.account_exists ? "current-password" : "new-password";
+    least = offer.account_exists ? 0 : offer.password.min_length;
+    fill("least", String(offer.password.min_length));
+    measure();
+    show("open");
+  };
+
+  // The server counts code points of the NFKC form too, and is the judge.
+  const length = () => [...password.value.normalize("NFKC")].length;
+  const measure = () => {
+    const met = length() >= least, row = byId("length");
+    byId("count").textContent = password.value === "" ? "" : ` (${length()})`;
+    if (met !== row.classList.contains("met")) {
+      row.classList.toggle("met", met);
+      if (least > 0) announce.textContent = met ? "The password is long enough." : "The password is too short.";
+    }
+  };
+
+  const reveal = (shown) => {
+    password.type = shown ? "text" : "password";
+    byId("show").textContent = shown ? "Hide" : "Show";
+    byId("show").setAttribute("aria-label", shown ? "Hide password" : "Show password");
+  };
+
+  // complain puts a text beside its field, or below the form, and returns the
+  // field.
+  const complain = (field, text) => {
+    byId(field ? field.id + "-error" : "problem").textContent = text;
+    if (field) field.setAttribute("aria-invalid", "true");
+    return field || submit;
+  };
+  const clear = () => {
+    all(".error").forEach((element) => { element.textContent = ""; });
+    [name, password].forEach((field) => field.removeAttribute("aria-invalid"));
+  };
+
+  // refused shows why an accept was refused and moves to the first field.
+  const refused = ({ status, body, wait }) => {
+    const errors = status === 422 ? body.errors || [] : [];
+    const fields = errors.map((e) => complain({ "/name": name, "/password": password }[e.pointer], e.detail));
+    if (fields.length === 0) {
+      let text = body.detail || "This did not work. Try again later.";
+      if (status === 0) text = "The service can’t be reached. Try again.";
+      if (status === 429) text = `Too many attempts. Try again in ${waiting(wait || 60)}.`;
+      fields.push(complain(null, text));
+    }
+    const first = fields.includes(name) ? name : fields[0];
+    announce.textContent = Array.from(all(".error"), (element) => element.textContent).filter(Boolean).join(" ");
+    first.focus();
+    if (first === password) password.select();
+  };
+
+  const accept = async () => {
+    const answer = await post("/api/invitations/accept/", { token, password: password.value, name: least > 0 ? name.value.trim() : "" });
+    if (answer.status === 201) {
+      fill("email", answer.body.user.email);
+      show("accepted");
+      token = "";
+      form.reset();
+      return;
+    }
+    if (!ended(answer)) refused(answer);
+  };
+
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (busy) return;
+    clear();
+    if (password.value === "" || length() < least) {
+      complain(password, least > 0 ? `Use at least ${least} characters: ${least - length()} more.` : "Give your existing password.").focus();
+      announce.textContent = byId("password-error").textContent;
+      return;
+    }
+    busy = true;
+    reveal(false); // password managers look for a field of this type
+    form.setAttribute("aria-busy", "true");
+    announce.textContent = "Joining…";
+    await accept();
+    form.removeAttribute("aria-busy");
+    busy = false;
   });
+
+  password.addEventListener("input", () => { clear(); measure(); });
+  byId("show").addEventListener("click", () => reveal(password.type === "password"));
+  all("[data-retry]").forEach((button) => button.addEventListener("click", look));
+
+  if (/^inv_[A-Za-z0-9_-]{43}$/.test(token)) look();
+  else show("no-token");
 })();
