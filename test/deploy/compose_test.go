@@ -317,7 +317,7 @@ func TestSecretsAreMade(t *testing.T) {
 	require.NoError(t, err)
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "secrets.sh"), read(t, "deploy/secrets.sh"), 0o700))
-	run(t, dir, "./secrets.sh")
+	run(t, dir, "bash", "./secrets.sh")
 	first := map[string]string{}
 	for _, s := range p.Secrets {
 		content, err := os.ReadFile(filepath.Join(dir, "secrets", filepath.Base(s.File)))
@@ -328,7 +328,7 @@ func TestSecretsAreMade(t *testing.T) {
 	entries, err := os.ReadDir(filepath.Join(dir, "secrets"))
 	require.NoError(t, err)
 	require.Len(t, entries, len(first), "secrets.sh makes what nothing mounts")
-	require.Empty(t, run(t, dir, "./secrets.sh"))
+	require.Empty(t, run(t, dir, "bash", "./secrets.sh"))
 	for file, content := range first {
 		again, err := os.ReadFile(filepath.Join(dir, "secrets", filepath.Base(file)))
 		require.NoError(t, err)
