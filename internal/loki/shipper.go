@@ -220,12 +220,9 @@ func (s *Shipper) awaitLines(reports <-chan time.Time) (done chan struct{}, open
 func (s *Shipper) takeFolder() bool {
 	told := false
 	for {
-		lock, err := lockFolder(s.options.Dir)
+		err := s.openFolder()
 		if err == nil {
-			s.lock = lock
-			if err = s.openLanes(); err == nil {
-				return true
-			}
+			return true
 		}
 		// A process that has just ended may be about to let go of the folder.
 		if !told || !errors.As(err, new(errInUse)) {
@@ -240,6 +237,17 @@ func (s *Shipper) takeFolder() bool {
 		case <-time.After(poll):
 		}
 	}
+}
+
+// openFolder takes the lock, unless an earlier try got it, and opens the lanes.
+func (s *Shipper) openFolder() (err error) {
+	if s.lock == nil {
+		if s.lock, err = lockFolder(s.options.Dir); err != nil {
+			s.lock = nil // a nil *os.File would not be nil here
+			return err
+		}
+	}
+	return s.openLanes()
 }
 
 // errInUse says that another process has the folder.

@@ -478,3 +478,17 @@ func TestMemoryIsBoundedWhileLokiIsAway(t *testing.T) {
 	require.Equal(t, int64(written), stats.BufferLines+stats.DroppedLines["buffer_full"])
 	t.Logf("%d lines: at most %d MiB of heap, %d lines dropped, %d on disk", written, (peak-before)>>20, stats.DroppedLines["buffer_full"], stats.BufferLines)
 }
+
+func TestAFolderThatCanNotBeReadIsTriedAgain(t *testing.T) {
+	t.Parallel()
+	fake := lokitest.NewFake(t)
+	dir := t.TempDir()
+	trouble := filepath.Join(dir, "tenant-x", "position")
+	require.NoError(t, os.MkdirAll(trouble, 0o700)) // a folder in place of the file
+	s, told := open(t, dir, fake.URL())
+	write(t, s, 0, 5)
+	require.Eventually(t, func() bool { return strings.Contains(told.String(), "lines wait in memory") }, 10*time.Second, time.Millisecond)
+	require.NoError(t, os.Remove(trouble))
+	flush(t, s)
+	require.Equal(t, lines(0, 5), texts(fake.Entries("")))
+}
