@@ -24,9 +24,9 @@ type Stats struct {
 	// AcceptedLines and AcceptedBytes were taken by Write; StoredLines of them
 	// were put on disk.
 	AcceptedLines, AcceptedBytes, StoredLines int64
-	// Requests were made, and FailedRequests of them will be repeated; SentLines
-	// and SentBytes (compressed) went out with them, each time they did.
-	Requests, FailedRequests, SentLines, SentBytes int64
+	// FailedRequests will be repeated. SentLines and SentBytes (compressed) went
+	// out, each time they did.
+	FailedRequests, SentLines, SentBytes int64
 	// AcknowledgedLines were taken by Loki.
 	AcknowledgedLines int64
 	// ResentLines were sent again although Loki may have taken them already, each
@@ -66,13 +66,10 @@ func (t *tally) change(f func(*Stats)) {
 }
 
 func (t *tally) request(status int) {
-	t.change(func(s *Stats) {
-		s.Requests++
-		refused := status == http.StatusBadRequest || status == http.StatusUnprocessableEntity // for good
-		if (status < 200 || status > 299) && !refused {
-			s.FailedRequests++
-		}
-	})
+	refused := status == http.StatusBadRequest || status == http.StatusUnprocessableEntity // for good
+	if (status < 200 || status > 299) && !refused {
+		t.change(func(s *Stats) { s.FailedRequests++ })
+	}
 }
 
 func (t *tally) sent(lines, bytes int) {
