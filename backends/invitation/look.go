@@ -1,16 +1,11 @@
 package invitation
 
 import (
-	"cmp"
 	"net/http"
 
 	"github.com/tenantgate/tenantgate/backends/server"
 	"github.com/tenantgate/tenantgate/internal/secret"
 )
-
-// defaultMinLength is the least length of a password that [password.Policy]
-// asks for unless it is told another.
-const defaultMinLength = 15
 
 // lookBody is the body of POST /api/invitations/look/.
 type lookBody struct {
@@ -62,6 +57,6 @@ func (s *Service) look(w http.ResponseWriter, r *http.Request) error {
 		Email: inv.email, Name: plain(inv.name, maxName),
 		Tenant: named{plain(inv.tenantName, maxName)}, Role: named{plain(inv.roleName, maxRole)}, Inviter: named{plain(inv.inviterName, maxName)},
 		ExpiresAt: formatTime(inv.expiresAt), AccountExists: account.ID != "",
-		Password: passwordRules{cmp.Or(s.config.Passwords.MinLength, defaultMinLength)},
+		Password: passwordRules{s.config.Passwords.Least()},
 	})
 }

@@ -3,6 +3,7 @@
 package password
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -139,14 +140,14 @@ type Policy struct {
 	MinLength int
 }
 
+// Least returns the least number of Unicode code points of a password's NFKC form.
+func (p Policy) Least() int { return cmp.Or(p.MinLength, 15) }
+
 // Check returns nil for a good password, else the reason: a stable code and a
 // sentence for the person. context words (tenant, product, the address's
 // local part) may not make up the password.
 func (p Policy) Check(password string, contextWords ...string) *Weakness {
-	least := p.MinLength
-	if least == 0 {
-		least = 15
-	}
+	least := p.Least()
 	lower := strings.ToLower(norm.NFKC.String(password))
 	switch {
 	case !utf8.ValidString(password):
