@@ -2,7 +2,6 @@ package loki
 
 import (
 	"cmp"
-	"crypto/tls"
 	"crypto/x509"
 	"fmt"
 	"maps"
@@ -43,8 +42,6 @@ const (
 	defaultService = "tenantgate"
 	// anyURL stands for a URL that is not known yet.
 	anyURL = "http://loki"
-	// idleTimeout ends connections that a reload left behind.
-	idleTimeout = 30 * time.Second
 )
 
 // resolve returns the plan, or nil if lines are to be discarded.
@@ -129,15 +126,7 @@ func (p *plan) client() *http.Client {
 	}
 	authorities := x509.NewCertPool()
 	authorities.AppendCertsFromPEM([]byte(p.ca))
-	return &http.Client{
-		Transport: &http.Transport{
-			Proxy:             http.ProxyFromEnvironment,
-			TLSClientConfig:   &tls.Config{RootCAs: authorities, MinVersion: tls.VersionTLS12},
-			ForceAttemptHTTP2: true,
-			IdleConnTimeout:   idleTimeout,
-		},
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
+	return core.NewClient(authorities)
 }
 
 // reader reads the values of options and keeps the first mistake.

@@ -151,7 +151,7 @@ func BenchmarkLoki(b *testing.B) {
 				senders.Go(func() {
 					for body := range bodies {
 						s := Settings{URL: loki.URL() + pushPath, Timeout: time.Minute}
-						if a, err := post(b.Context(), newClient(), s, "direct", body); err != nil || a.status != http.StatusNoContent {
+						if a, err := post(b.Context(), NewClient(nil), s, "direct", body); err != nil || a.status != http.StatusNoContent {
 							b.Errorf("%v: %d %s", err, a.status, a.body)
 						}
 					}

@@ -3,6 +3,8 @@ package loki
 import (
 	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"io"
 	"net"
 	"net/http"
@@ -13,9 +15,11 @@ import (
 	"github.com/klauspost/compress/s2"
 )
 
-// newClient returns a client for requests to Loki.
-func newClient() *http.Client {
+// NewClient returns a client for requests to Loki, for [Settings.Client]. The
+// authorities vouch for it; nil: the system's.
+func NewClient(authorities *x509.CertPool) *http.Client {
 	return &http.Client{Transport: &http.Transport{
+		TLSClientConfig:        &tls.Config{RootCAs: authorities, MinVersion: tls.VersionTLS12},
 		Proxy:                  http.ProxyFromEnvironment,
 		DialContext:            (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: 15 * time.Second}).DialContext,
 		ForceAttemptHTTP2:      true,

@@ -32,7 +32,7 @@ func settingsFor(t *testing.T, url string, change ...func(*Settings)) Settings {
 
 func clientFor(t *testing.T) *http.Client {
 	t.Helper()
-	c := newClient()
+	c := NewClient(nil)
 	t.Cleanup(c.CloseIdleConnections)
 	return c
 }

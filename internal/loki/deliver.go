@@ -84,7 +84,7 @@ type delivery struct {
 // request.
 func newDelivery(settings func() Settings, hooks deliveryHooks) *delivery {
 	return &delivery{
-		settings: settings, hooks: hooks, client: newClient(),
+		settings: settings, hooks: hooks, client: NewClient(nil),
 		known: map[string]time.Time{}, exceeding: map[string]time.Time{},
 	}
 }
