@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -15,6 +16,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -160,13 +162,30 @@ func (p *Process) Exit(t *testing.T) int {
 	return p.cmd.ProcessState.ExitCode()
 }
 
-// FreeAddress returns a loopback address that nobody listens on.
+// nextPort is the port that FreeAddress tries next. The range is below those
+// that the kernel gives to connections (32768 and up): such a one could take the
+// port before the program that it is meant for. It is above internal/servertest's.
+var nextPort atomic.Int64
+
+const lowestPort, portCount = 21500, 11000
+
+func init() { nextPort.Store(rand.Int64N(portCount)) }
+
+// FreeAddress returns a loopback address that nobody listens on, and that it
+// gives to no other test.
 func FreeAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { require.NoError(t, listener.Close()) }()
-	return listener.Addr().String()
+	for range 100 {
+		address := fmt.Sprintf("127.0.0.1:%d", lowestPort+nextPort.Add(1)%portCount)
+		listener, err := net.Listen("tcp", address)
+		if err != nil {
+			continue // somebody has it
+		}
+		require.NoError(t, listener.Close())
+		return address
+	}
+	require.FailNow(t, "no free port")
+	return ""
 }
 
 // Dev is a running `tenantgate dev`.
