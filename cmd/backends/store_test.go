@@ -29,12 +29,12 @@ func TestMigrateStatus(t *testing.T) {
 		if strings.HasPrefix(s["DATABASE_URL"], "sqlite") {
 			require.NoError(t, os.WriteFile(strings.TrimPrefix(s["DATABASE_URL"], "sqlite://"), nil, 0o600))
 		}
-		require.Contains(t, s.ok(t, "migrate status"), "current 0\nnewest  2\npending 00001_init.sql\npending 00002_permission_table.sql\n")
-		require.JSONEq(t, `{"current":0,"newest":2,"pending":[{"version":1,"name":"00001_init.sql"},{"version":2,"name":"00002_permission_table.sql"}]}`,
+		require.Contains(t, s.ok(t, "migrate status"), "current 0\nnewest  3\npending 00001_init.sql\npending 00002_permission_table.sql\npending 00003_invitations.sql\n")
+		require.JSONEq(t, `{"current":0,"newest":3,"pending":[{"version":1,"name":"00001_init.sql"},{"version":2,"name":"00002_permission_table.sql"},{"version":3,"name":"00003_invitations.sql"}]}`,
 			s.ok(t, "migrate status -o json"))
 		s.ok(t, "migrate")
-		require.Equal(t, "current 2\nnewest  2\nThe schema is up to date.\n", s.ok(t, "migrate status"))
-		require.JSONEq(t, `{"current":2,"newest":2,"pending":[]}`, s.ok(t, "migrate status --output json"))
+		require.Equal(t, "current 3\nnewest  3\nThe schema is up to date.\n", s.ok(t, "migrate status"))
+		require.JSONEq(t, `{"current":3,"newest":3,"pending":[]}`, s.ok(t, "migrate status --output json"))
 	})
 }
 
@@ -44,7 +44,7 @@ func TestServeWantsAMigratedPostgreSQL(t *testing.T) {
 	s["DATABASE_URL"] = dbtest.PostgresEmpty(t)
 	_, stderr, code := s.run(t.Context(), "serve")
 	require.Equal(t, exitFailed, code)
-	require.Equal(t, "backends: database schema is version 0, this program needs 2: run `backends migrate`\n", stderr)
+	require.Equal(t, "backends: database schema is version 0, this program needs 3: run `backends migrate`\n", stderr)
 }
 
 // services are the backends on a store.
@@ -176,7 +176,7 @@ func TestCopyRefuses(t *testing.T) {
 	for line, want := range map[string]string{
 		"copy --from " + missing + " --to " + ready:     "--from: there is no database to read yet",
 		"copy --from " + ready + " --to " + missing:     "--to: there is no database to read yet",
-		"copy --from " + old + " --to " + ready:         "--from: database schema is version 0, this program needs 2: run `backends migrate`",
+		"copy --from " + old + " --to " + ready:         "--from: database schema is version 0, this program needs 3: run `backends migrate`",
 		"copy --from " + ready + " --to " + old:         "--to: database schema is version 0",
 		"copy --from mysql://a:pw@b/c --to " + ready:    "--from: the database must be given as",
 		"copy --from " + ready + " --to postgres://a@@": "--to: open database: this is no URL of a PostgreSQL database",

@@ -19,6 +19,7 @@ var tables = []string{
 	"tenants", "users", "products", "features", "roles", "memberships",
 	"role_feature_permissions", "role_parents", "role_wildcards", "permission_changes",
 	"audit_events", "signing_keys", "sessions", "refresh_tokens", "invitations",
+	"invitation_mails", "rate_uses", "idempotency_keys", "webhook_events",
 }
 
 // numbered are the tables whose ids the database gives.

@@ -23,7 +23,8 @@ import (
 // rows has at least one row in every table, with values that are easy to get
 // wrong: NULL, empty texts, bytes that are no text, numbers beyond 32 bits.
 var rows = []string{
-	`INSERT INTO tenants (id, name, status, created_at, updated_at) VALUES (1, 'acme', 'active', 1, 2), (7, 'Žluť 中文', 'suspended', 1700000000123, 9007199254740993)`,
+	`INSERT INTO tenants (id, name, status, seats, allowed_domains, denied_domains, created_at, updated_at) VALUES
+		(1, 'acme', 'active', NULL, '', '', 1, 2), (7, 'Žluť 中文', 'suspended', 5, 'x.test', 'y.test,*.y.test', 1700000000123, 9007199254740993)`,
 	`INSERT INTO users (id, email, email_key, name, password_hash, created_at, updated_at) VALUES
 		('u1', 'Ann@x.test', 'ann@x.test', '', NULL, 1, 1), ('u2', 'b@x.test', 'b@x.test', 'O''Hara "x"; --', '$argon2id$v=19$m=1', 1, 1)`,
 	`INSERT INTO products (id, name, created_at, updated_at) VALUES (1, 'abc', 1, 1)`,
@@ -35,6 +36,9 @@ var rows = []string{
 	`INSERT INTO role_wildcards (id, role_id, product_id, feature_id, action) VALUES (2, 4, 1, NULL, 'read'), (3, 4, 1, 3, NULL), (8, 5, NULL, NULL, NULL)`,
 	`INSERT INTO permission_changes (seq, tenant_id, changed_at, scope, user_id) VALUES (40, NULL, 5, 'tenant', NULL), (41, 1, 6, 'member', 'u1')`,
 	`INSERT INTO audit_events (id, tenant_id, actor_id, action, target, detail, created_at) VALUES ('e1', NULL, 'system', 'x', 'y', '{"a":"ü"}', 1), ('e2', 1, 'u1', 'x', 'y', '{}', 1)`,
+	`INSERT INTO rate_uses (id, key, at) VALUES ('r1', 'mail:b@x.test', 9007199254740993)`,
+	`INSERT INTO webhook_events (id, type, tenant_id, payload, attempts, last_error, created_at, due_at) VALUES
+		('w1', 'invitation.created', 1, '{"a":"ü"}', 0, '', 1, 9007199254740993), ('w2', 'invitation.expired', 99, '{}', 12, 'status 500', 1, NULL)`,
 	`INSERT INTO sessions (id, user_id, tenant_id, created_at, expires_at, revoked_at) VALUES ('s1', 'u1', 1, 1, 2, NULL), ('s2', 'u2', NULL, 1, 2, 3)`,
 }
 
@@ -44,6 +48,13 @@ var blobs = []string{
 	`INSERT INTO refresh_tokens (token_hash, session_id, created_at, expires_at, used_at) VALUES ($1, 's1', 1, 2, NULL)`,
 	`INSERT INTO invitations (id, tenant_id, email, email_key, token_hash, role_id, inviter_id, accepted_user_id, status, expires_at, created_at, updated_at, accepted_at)
 		VALUES ('i1', 1, 'b@x.test', 'b@x.test', $1, 4, 'u1', 'u2', 'accepted', 9, 1, 1, 3)`,
+	`INSERT INTO idempotency_keys (tenant_id, caller_id, route, key, fingerprint, status, location, response, expires_at)
+		VALUES (1, 'u1', 'POST /api/invitations/', '"k"', $1, 201, '/api/invitations/i1', '{"a":"ü"}', 9007199254740993)`,
+}
+
+// last are rows that need one of blobs.
+var last = []string{
+	`INSERT INTO invitation_mails (invitation_id, attempts, actor_id, trace_id, queued_at, due_at) VALUES ('i1', 3, 'u1', '', 1, 9007199254740993)`,
 }
 
 func exec(t *testing.T, db *database.DB, statement string, args ...any) {
@@ -61,6 +72,9 @@ func fill(t *testing.T, db *database.DB) {
 	}
 	for _, statement := range blobs {
 		exec(t, db, statement, []byte{0, 1, 2, 0xff, '\'', 0xc3})
+	}
+	for _, statement := range last {
+		exec(t, db, statement)
 	}
 	// A tenant that is gone: its id must not come back.
 	exec(t, db, `INSERT INTO tenants (id, name, created_at, updated_at) VALUES (20, 'gone', 1, 1)`)
