@@ -4,12 +4,16 @@ import (
 	"errors"
 	"net/mail"
 	"strings"
+	"unicode/utf8"
 
 	"golang.org/x/net/idna"
 )
 
 // ErrEmail says that a text is not an e-mail address we can deliver to.
 var ErrEmail = errors.New("not a deliverable e-mail address")
+
+// errDomain says that a text is not the domain of such an address.
+var errDomain = errors.New("not the domain of a deliverable e-mail address")
 
 // The limits of RFC 5321 section 4.5.3.1, in octets.
 const (
@@ -38,13 +42,26 @@ func EmailKey(address string) (string, error) {
 	if local == "" || len(local) > maxLocal || !isDotAtom(local) {
 		return "", ErrEmail
 	}
-	domain, err = idna.Lookup.ToASCII(domain)
-	if err != nil || !strings.Contains(domain, ".") || strings.HasSuffix(domain, ".") || isNumeric(domain[strings.LastIndexByte(domain, '.')+1:]) {
+	if domain, err = domainKey(domain); err != nil {
 		return "", ErrEmail
 	}
 	key := lowerASCII(local) + "@" + domain
 	if len(key) > maxEmail {
 		return "", ErrEmail
+	}
+	return key, nil
+}
+
+// domainKey returns the canonical form of an address's domain, as an A-label. It
+// returns errDomain for a domain of fewer than two labels, an empty label and an
+// IP address.
+func domainKey(domain string) (string, error) {
+	if len(domain) > maxEmail || !utf8.ValidString(domain) {
+		return "", errDomain
+	}
+	key, err := idna.Lookup.ToASCII(domain)
+	if err != nil || len(key) > maxEmail || !strings.Contains(key, ".") || strings.Contains("."+key+".", "..") || isNumeric(key[strings.LastIndexByte(key, '.')+1:]) {
+		return "", errDomain
 	}
 	return key, nil
 }

@@ -37,6 +37,8 @@ func TestEmailKey(t *testing.T) {
 		"ann@b_c.co":                             "",
 		"ann@-b.co":                              "",
 		"ann@example.com.":                       "",
+		"ann@example\u3002\u3002com":             "",
+		"ann@\u3002example.com":                  "",
 		"ann@example.com\r\nBcc: x@evil.test":    "",
 		"a@b.co,c@d.co":                          "",
 		"änn@example.com":                        "",
