@@ -77,7 +77,7 @@ func TestAcceptRefuses(t *testing.T) {
 			"no password":                           {`{"token":"` + token + `"}`, 422, "invalid-fields", []string{"/password too-short"}},
 			"a password of repeated letters":        {`{"token":"` + token + `","password":"aaaaaaaaaaaaaaaaaaaa"}`, 422, "invalid-fields", []string{"/password too-common"}},
 			"a name with a line break":              {`{"token":"` + token + `","password":"` + goodPassword + `","name":"a\r\nb"}`, 422, "invalid-fields", []string{"/name unprintable"}},
-			"a body that says which tenant to join": {`{"token":"` + token + `","password":"` + goodPassword + `","tenant":2}`, 400, "bad-json", nil},
+			"a body that says which tenant to join": {`{"token":"` + token + `","password":"` + goodPassword + `","tenant":2}`, 400, "bad-json", []string{" invalid"}},
 		} {
 			a := f.do(t, http.MethodPost, "/api/invitations/accept/", test.body)
 			require.Equal(t, test.status, a.Code, "%s: %s", name, a.Body)

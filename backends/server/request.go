@@ -72,11 +72,14 @@ func Require(r *http.Request, permission string) (Caller, error) {
 
 // Decode reads the request's body, one JSON object without unknown fields and
 // of at most 64 KiB, into v. It returns a 400, 413 or 415 problem.
-func Decode(r *http.Request, v any) error {
+func Decode(r *http.Request, v any) error { return DecodeUpTo(r, v, maxBody) }
+
+// DecodeUpTo is [Decode] for a body of at most limit bytes.
+func DecodeUpTo(r *http.Request, v any, limit int64) error {
 	if mediaType, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || mediaType != "application/json" {
 		return problem.New(http.StatusUnsupportedMediaType, "not-json", "Send the body as application/json.")
 	}
-	decoder := json.NewDecoder(http.MaxBytesReader(nil, r.Body, maxBody))
+	decoder := json.NewDecoder(http.MaxBytesReader(nil, r.Body, limit))
 	decoder.DisallowUnknownFields()
 	err := decoder.Decode(v)
 	if err == nil && decoder.Decode(&struct{}{}) != io.EOF {
@@ -87,29 +90,34 @@ func Decode(r *http.Request, v any) error {
 	}
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
-		return problem.New(http.StatusRequestEntityTooLarge, "body-too-large", fmt.Sprintf("The body may have at most %d bytes.", maxBody))
+		return problem.New(http.StatusRequestEntityTooLarge, "body-too-large", fmt.Sprintf("The body may have at most %d bytes.", limit))
 	}
-	return problem.New(http.StatusBadRequest, "bad-json", jsonFault(err))
+	detail, field := jsonFault(err)
+	e := problem.New(http.StatusBadRequest, "bad-json", detail)
+	if field != "" { // in Fields, which are not logged: a client may have put a secret where a name belongs
+		e.Fields = []problem.Field{{Code: "invalid", Detail: field}} // the pointer to all of the body: where in it is not known
+	}
+	return e
 }
 
 // jsonFault says what is wrong with a body without repeating its values, which
-// may be secret.
-func jsonFault(err error) string {
+// may be secret, and if it is a field which one.
+func jsonFault(err error) (detail, field string) {
 	var syntax *json.SyntaxError
 	var wrongType *json.UnmarshalTypeError
 	switch {
 	case errors.Is(err, io.EOF):
-		return "The body is empty: send a JSON object."
+		return "The body is empty: send a JSON object.", ""
 	case errors.Is(err, io.ErrUnexpectedEOF):
-		return "The JSON in the body ends too early."
+		return "The JSON in the body ends too early.", ""
 	case errors.As(err, &syntax):
-		return fmt.Sprintf("The body is not valid JSON at byte %d.", syntax.Offset)
-	case errors.As(err, &wrongType):
-		return fmt.Sprintf("%q must be a %s.", wrongType.Field, wrongType.Type)
+		return fmt.Sprintf("The body is not valid JSON at byte %d.", syntax.Offset), ""
+	case errors.As(err, &wrongType) && wrongType.Field != "":
+		return "A field of the body has the wrong type.", fmt.Sprintf("%q must be a %s.", wrongType.Field, wrongType.Type)
 	case strings.HasPrefix(err.Error(), "json: unknown field "):
-		return "The body has an unknown field: " + strings.TrimPrefix(err.Error(), "json: unknown field ") + "."
+		return "The body has an unknown field.", strings.TrimPrefix(err.Error(), "json: unknown field ") + " is not known."
 	}
-	return "The body must be one JSON object."
+	return "The body must be one JSON object.", ""
 }
 
 // WriteJSON sends v with the given status.

@@ -193,6 +193,52 @@ func TestDecodeNamesWhatIsWrong(t *testing.T) {
 	require.Equal(t, http.StatusUnsupportedMediaType, problem.From(err).Status)
 }
 
+// TestFieldNamesOfABodyAreNotLogged: who puts a token where a name belongs finds
+// it in the answer, and nobody finds it in the log.
+func TestFieldNamesOfABodyAreNotLogged(t *testing.T) {
+	t.Parallel()
+	for body, detail := range map[string]string{
+		`{"tok\"SECRET":"x"}`:       `"tok\"SECRET" is not known.`,
+		`{"nested":{"SECRET":"x"}}`: `"SECRET" is not known.`,
+		`{"age":"SECRET"}`:          `"age" must be a int.`,
+		`{"SECRET":SECRET}`:         "",
+		`["SECRET"]`:                "",
+	} {
+		router, log := newRouter("")
+		router.Handle("POST /x", func(_ http.ResponseWriter, r *http.Request) error {
+			return server.Decode(r, &struct {
+				Age    int      `json:"age"`
+				Nested struct{} `json:"nested"`
+			}{})
+		})
+		w := serve(router, request(http.MethodPost, "/x", body, "Content-Type", "application/json"))
+		require.Equal(t, http.StatusBadRequest, w.Code, body)
+		require.Contains(t, log.String(), "bad-json", body)
+		require.NotContains(t, log.String(), "SECRET", body)
+		var answer struct{ Errors []problem.Field }
+		require.NoError(t, json.Unmarshal(w.Body.Bytes(), &answer))
+		if detail == "" {
+			require.Empty(t, answer.Errors)
+			continue
+		}
+		require.Len(t, answer.Errors, 1, body)
+		require.Equal(t, detail, answer.Errors[0].Detail)
+	}
+}
+
+func TestDecodeUpToTakesWhatItIsTold(t *testing.T) {
+	t.Parallel()
+	var v map[string]string
+	decode := func(size int, limit int64) error {
+		body := `{"a":"` + strings.Repeat("x", size-len(`{"a":""}`)) + `"}`
+		return server.DecodeUpTo(request(http.MethodPost, "/", body, "Content-Type", "application/json"), &v, limit)
+	}
+	require.NoError(t, decode(200_000, 200_000))
+	err := decode(200_001, 200_000)
+	require.Equal(t, "body-too-large", problem.From(err).Code)
+	require.Equal(t, "The body may have at most 200000 bytes.", problem.From(err).Detail)
+}
+
 func FuzzDecode(f *testing.F) {
 	for _, seed := range []string{`{"email":"a"}`, `{`, `[]`, `null`, "{\"a\":1}\x00"} {
 		f.Add(seed)
