@@ -1,19 +1,10 @@
 package invitation_test
 
 import (
-	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/tls"
 	"crypto/x509"
-	"math/big"
-	"net"
 	"net/http"
 	"net/mail"
-	"net/textproto"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,141 +12,11 @@ import (
 
 	"github.com/tenantgate/tenantgate/backends/invitation"
 	"github.com/tenantgate/tenantgate/internal/database/dbtest"
+	"github.com/tenantgate/tenantgate/internal/smtptest"
 )
 
-// mailServer is a small SMTP server (RFC 5321) on loopback.
-type mailServer struct {
-	port     int
-	roots    *x509.CertPool
-	tls      *tls.Config
-	starttls bool              // offers STARTTLS
-	replies  map[string]string // answer to a verb instead of the usual one; "" hangs
-
-	mu       sync.Mutex
-	mails    []string
-	commands []string // each with "tls " in front when protected
-}
-
-// newMailServer starts a server that stops with the test.
-func newMailServer(t *testing.T, implicit, starttls bool, replies map[string]string) *mailServer {
-	t.Helper()
-	certificate, roots := selfSigned(t)
-	s := &mailServer{
-		roots: roots, tls: &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12},
-		starttls: starttls, replies: replies,
-	}
-	listener, err := (&net.ListenConfig{}).Listen(t.Context(), "tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	s.port = listener.Addr().(*net.TCPAddr).Port
-	if implicit {
-		listener = tls.NewListener(listener, s.tls)
-	}
-	ctx, stop := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			context.AfterFunc(ctx, func() { _ = conn.Close() })
-			wg.Go(func() { s.talk(ctx, conn, implicit) })
-		}
-	})
-	t.Cleanup(func() {
-		stop()
-		_ = listener.Close()
-		wg.Wait()
-	})
-	return s
-}
-
-// talk serves one connection.
-func (s *mailServer) talk(ctx context.Context, conn net.Conn, protected bool) {
-	defer func() { _ = conn.Close() }()
-	text := textproto.NewConn(conn)
-	say := func(line string) { _ = text.PrintfLine("%s", line) }
-	say("220 mail.test ESMTP")
-	for {
-		line, err := text.ReadLine()
-		if err != nil {
-			return
-		}
-		verb, _, _ := strings.Cut(strings.ToUpper(line), " ")
-		s.note(line, protected)
-		if reply, ok := s.replies[verb]; ok {
-			if reply == "" {
-				<-ctx.Done()
-				return
-			}
-			say(reply)
-			continue
-		}
-		switch verb {
-		case "EHLO":
-			say("250-mail.test")
-			if s.starttls && !protected {
-				say("250-STARTTLS")
-			}
-			say("250-AUTH PLAIN")
-			say("250 ENHANCEDSTATUSCODES")
-		case "STARTTLS":
-			say("220 go on")
-			conn = tls.Server(conn, s.tls)
-			text, protected = textproto.NewConn(conn), true
-		case "DATA":
-			say("354 go on")
-			body, err := text.ReadDotBytes()
-			if err != nil {
-				return
-			}
-			s.mu.Lock()
-			s.mails = append(s.mails, string(body))
-			s.mu.Unlock()
-			say("250 2.0.0 taken")
-		case "AUTH":
-			say("235 2.7.0 welcome")
-		case "QUIT":
-			say("221 bye")
-			return
-		default:
-			say("250 2.0.0 fine")
-		}
-	}
-}
-
-func (s *mailServer) note(line string, protected bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if protected {
-		line = "tls " + line
-	}
-	s.commands = append(s.commands, line)
-}
-
-// heard returns all that was said to the server, and the mails it took.
-func (s *mailServer) heard() (commands string, mails []string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return strings.Join(s.commands, "\n") + "\n", s.mails
-}
-
-func selfSigned(t *testing.T) (tls.Certificate, *x509.CertPool) {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	require.NoError(t, err)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		IsCA: true, BasicConstraintsValid: true,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, &key.PublicKey, key)
-	require.NoError(t, err)
-	certificate, err := x509.ParseCertificate(der)
-	require.NoError(t, err)
-	roots := x509.NewCertPool()
-	roots.AddCert(certificate)
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, roots
-}
+// heard returns all that was said to the server.
+func heard(s *smtptest.Server) string { return strings.Join(s.Commands(), "\n") + "\n" }
 
 func letter() invitation.Mail {
 	return invitation.Mail{
@@ -166,13 +27,18 @@ func letter() invitation.Mail {
 
 func TestSMTPDelivers(t *testing.T) {
 	t.Parallel()
-	for name, mode := range map[string]invitation.TLSMode{
-		"by STARTTLS": invitation.TLSStart, "by TLS from the start": invitation.TLSImplicit, "in the clear when told to": invitation.TLSNone,
+	for name, test := range map[string]struct {
+		mode   invitation.TLSMode
+		server smtptest.Mode
+	}{
+		"by STARTTLS":               {invitation.TLSStart, smtptest.StartTLS},
+		"by TLS from the start":     {invitation.TLSImplicit, smtptest.Implicit},
+		"in the clear when told to": {invitation.TLSNone, smtptest.Plain},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newMailServer(t, mode == invitation.TLSImplicit, mode == invitation.TLSStart, nil)
-			config := invitation.SMTPConfig{Host: "127.0.0.1", Port: s.port, TLS: mode, RootCAs: s.roots}
+			mode, s := test.mode, smtptest.Start(t, test.server)
+			config := invitation.SMTPConfig{Host: "127.0.0.1", Port: s.Port(), TLS: mode, RootCAs: s.Roots()}
 			if mode != invitation.TLSNone {
 				config.Username, config.Password = "gate", "mail secret"
 			}
@@ -180,9 +46,9 @@ func TestSMTPDelivers(t *testing.T) {
 			require.NoError(t, err)
 			require.NoError(t, transport.Send(t.Context(), letter()))
 
-			commands, mails := s.heard()
+			commands, mails := heard(s), s.Mails()
 			require.Len(t, mails, 1)
-			require.Equal(t, "Hello ü\n.\nbye\n", strings.ReplaceAll(parseMail(t, mails[0]).text, "\r", ""))
+			require.Equal(t, "Hello ü\n.\nbye\n", strings.ReplaceAll(parseMail(t, mails[0].Data).text, "\r", ""))
 			protected := ""
 			if mode != invitation.TLSNone {
 				protected = "tls "
@@ -208,9 +74,12 @@ func TestSMTPFailures(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newMailServer(t, false, true, test.replies)
+			s := smtptest.Start(t, smtptest.StartTLS)
+			for verb, reply := range test.replies {
+				s.Reply(verb, reply)
+			}
 			transport, err := invitation.NewSMTP(invitation.SMTPConfig{
-				Host: "127.0.0.1", Port: s.port, TLS: invitation.TLSStart, RootCAs: s.roots, Username: "gate", Password: "mail secret",
+				Host: "127.0.0.1", Port: s.Port(), TLS: invitation.TLSStart, RootCAs: s.Roots(), Username: "gate", Password: "mail secret",
 			})
 			require.NoError(t, err)
 			f := newFixture(t, dbtest.SQLite(t), func(c *invitation.Config) { c.Mail = transport })
@@ -219,8 +88,7 @@ func TestSMTPFailures(t *testing.T) {
 			require.Equal(t, "failed", a.at("delivery", "status"))
 			require.Equal(t, test.reason, a.at("delivery", "error"))
 			require.NotContains(t, f.log.String(), "mail secret")
-			_, mails := s.heard()
-			require.Empty(t, mails)
+			require.Empty(t, s.Mails())
 		})
 	}
 }
@@ -229,33 +97,36 @@ func TestSMTPFailures(t *testing.T) {
 // goes over a connection whose TLS was taken away or is not the server's.
 func TestHardening_RFC3207_NoTLSNoMail(t *testing.T) {
 	t.Parallel()
-	for name, change := range map[string]func(*mailServer, *invitation.SMTPConfig){
-		"STARTTLS was stripped":          func(s *mailServer, _ *invitation.SMTPConfig) { s.starttls = false },
-		"the certificate is not trusted": func(_ *mailServer, c *invitation.SMTPConfig) { c.RootCAs = x509.NewCertPool() },
-		"the certificate is for another": func(_ *mailServer, c *invitation.SMTPConfig) { c.Host = "localhost" },
+	for name, test := range map[string]struct {
+		server smtptest.Mode
+		change func(*invitation.SMTPConfig)
+	}{
+		"STARTTLS was stripped":          {smtptest.Plain, func(*invitation.SMTPConfig) {}},
+		"the certificate is not trusted": {smtptest.StartTLS, func(c *invitation.SMTPConfig) { c.RootCAs = x509.NewCertPool() }},
+		"the certificate is for another": {smtptest.StartTLS, func(c *invitation.SMTPConfig) { c.Host = "localhost" }},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newMailServer(t, false, true, nil)
-			config := invitation.SMTPConfig{Host: "127.0.0.1", Port: s.port, TLS: invitation.TLSStart, RootCAs: s.roots, Username: "gate", Password: "p"}
-			change(s, &config)
+			s := smtptest.Start(t, test.server)
+			config := invitation.SMTPConfig{Host: "127.0.0.1", Port: s.Port(), TLS: invitation.TLSStart, RootCAs: s.Roots(), Username: "gate", Password: "p"}
+			test.change(&config)
 			transport, err := invitation.NewSMTP(config)
 			require.NoError(t, err)
 			var failed *invitation.SendError
 			require.ErrorAs(t, transport.Send(t.Context(), letter()), &failed)
 			require.Equal(t, "unavailable", failed.Reason)
-			commands, mails := s.heard()
-			require.Empty(t, mails)
-			require.NotContains(t, commands, "AUTH")
-			require.NotContains(t, commands, "MAIL")
+			require.Empty(t, s.Mails())
+			require.NotContains(t, heard(s), "AUTH")
+			require.NotContains(t, heard(s), "MAIL")
 		})
 	}
 }
 
 func TestSMTPGivesUpOnAServerThatHangs(t *testing.T) {
 	t.Parallel()
-	s := newMailServer(t, false, false, map[string]string{"RCPT": ""})
-	transport, err := invitation.NewSMTP(invitation.SMTPConfig{Host: "127.0.0.1", Port: s.port, TLS: invitation.TLSNone, Timeout: 50 * time.Millisecond})
+	s := smtptest.Start(t, smtptest.Plain)
+	s.Reply("RCPT", smtptest.Hang)
+	transport, err := invitation.NewSMTP(invitation.SMTPConfig{Host: "127.0.0.1", Port: s.Port(), TLS: invitation.TLSNone, Timeout: 50 * time.Millisecond})
 	require.NoError(t, err)
 	var failed *invitation.SendError
 	require.ErrorAs(t, transport.Send(t.Context(), letter()), &failed)

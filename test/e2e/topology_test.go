@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"net"
 	"net/http"
-	"net/textproto"
 	"net/url"
 	"os"
 	"os/exec"
@@ -12,7 +11,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 
@@ -22,6 +20,7 @@ import (
 	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 	"github.com/tenantgate/tenantgate/internal/loki/lokitest"
 	"github.com/tenantgate/tenantgate/internal/redisclient/redistest"
+	"github.com/tenantgate/tenantgate/internal/smtptest"
 )
 
 // TestTheTopologyOfDockerCompose runs what docker-compose.yml runs as processes of
@@ -55,7 +54,7 @@ func TestTheTopologyOfDockerCompose(t *testing.T) {
 		invitation := Call(t, http.MethodPost, two.URL+"/api/invitations/", map[string]string{"email": "ann@example.com", "role": "Viewer"}, admin...)
 		require.Equal(t, http.StatusCreated, invitation.StatusCode, "%s", invitation.Body)
 		accepted := Call(t, http.MethodPost, one.URL+"/api/invitations/accept/",
-			map[string]string{"token": c.mails.token(t, "ann@example.com"), "password": "plum tree river stone"})
+			map[string]string{"token": c.token(t, "ann@example.com"), "password": "plum tree river stone"})
 		require.Equal(t, http.StatusCreated, accepted.StatusCode, "%s", accepted.Body)
 		ann := two.Login(t, "ann@example.com", "plum tree river stone")
 		require.Eventually(t, func() bool { // the table is polled
@@ -80,7 +79,7 @@ func TestTheTopologyOfDockerCompose(t *testing.T) {
 type topology struct {
 	gateways []*Dev
 	backends *Process
-	mails    *mailSink
+	mails    *smtptest.Server
 }
 
 // lines returns what the gateways and the backends wrote to stdout in the course
@@ -229,11 +228,11 @@ func startTopology(t *testing.T, loki lokitest.Loki) *topology {
 	t.Helper()
 	c := readCompose(t)
 	redis := redistest.Start(t, c.Services["redis"].Command[1:]...)
-	mails := newMailSink(t)
+	mails := smtptest.Start(t, smtptest.Plain)
 	auth, tenant, invitation := FreeAddress(t), FreeAddress(t), FreeAddress(t)
 	c.makeSecrets(t)
 	c.local = append(c.local,
-		"redis:6379", redis.Addr(), "http://loki:3100", loki.URL(), "mailpit:1025", mails.address,
+		"redis:6379", redis.Addr(), "http://loki:3100", loki.URL(), "mailpit:1025", mails.Addr(),
 		"backends:9001", auth, "backends:9002", tenant, "backends:9003", invitation,
 		"0.0.0.0:9001", auth, "0.0.0.0:9002", tenant, "0.0.0.0:9003", invitation, "127.0.0.1:9004", FreeAddress(t))
 	c.once(t, "migrate")
@@ -271,69 +270,15 @@ func (c *compose) startGateway(t *testing.T, name string) *Dev {
 	return &Dev{Process: p, URL: "http://" + address, Admin: admin}
 }
 
-// mailSink is a small SMTP server (RFC 5321) that takes every mail.
-type mailSink struct {
-	address string
-	mu      sync.Mutex
-	mails   []string
-}
-
-// newMailSink starts one that ends with the test.
-func newMailSink(t *testing.T) *mailSink {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	t.Cleanup(func() { _ = listener.Close() })
-	s := &mailSink{address: listener.Addr().String()}
-	go func() {
-		for {
-			conn, err := listener.Accept()
-			if err != nil {
-				return
-			}
-			go s.talk(textproto.NewConn(conn))
-		}
-	}()
-	return s
-}
-
-// talk serves one connection.
-func (s *mailSink) talk(conn *textproto.Conn) {
-	defer func() { _ = conn.Close() }()
-	_ = conn.PrintfLine("220 mail.test ESMTP") // a client that has gone says so at the next line
-	for {
-		line, err := conn.ReadLine()
-		if err != nil {
-			return
-		}
-		answer := "250 2.0.0 fine"
-		switch verb, _, _ := strings.Cut(strings.ToUpper(line), " "); verb {
-		case "DATA":
-			_ = conn.PrintfLine("354 go on")
-			mail, err := conn.ReadDotBytes()
-			if err != nil {
-				return
-			}
-			s.mu.Lock()
-			s.mails = append(s.mails, string(mail))
-			s.mu.Unlock()
-		case "QUIT":
-			answer = "221 bye"
-		}
-		_ = conn.PrintfLine("%s", answer)
-	}
-}
-
 // token waits for the mail to an address and returns the token in it.
-func (s *mailSink) token(t *testing.T, address string) string {
+func (c *topology) token(t *testing.T, address string) string {
 	t.Helper()
 	var token string
 	require.Eventually(t, func() bool {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		at := slices.IndexFunc(s.mails, func(mail string) bool { return strings.Contains(mail, address) })
+		mails := c.mails.Mails()
+		at := slices.IndexFunc(mails, func(mail smtptest.Mail) bool { return slices.Contains(mail.To, address) })
 		if at >= 0 {
-			token = tokenPattern.FindString(strings.ReplaceAll(s.mails[at], "=\n", "")) // quoted-printable
+			token = tokenPattern.FindString(strings.ReplaceAll(mails[at].Data, "=\n", "")) // quoted-printable
 		}
 		return token != ""
 	}, secs(20), ms(20), "a mail to %s", address)
