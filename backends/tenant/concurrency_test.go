@@ -82,3 +82,19 @@ func TestTwoWhoSawTheSameCanNotBothChangeIt(t *testing.T) {
 			func() answer { return admin.with("If-Match", tag, "PUT", path, set("abc/billing/write")) })
 	})
 }
+
+func TestTwoCanNotTakeTheLastSeat(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, f *fixture) {
+		admin := f.as("admin@globex.test", 2)
+		f.addUser("ann", "ann@x.test")
+		f.addUser("bob", "bob@x.test")
+		f.exec(`UPDATE tenants SET seats = (SELECT COUNT(*) FROM memberships WHERE tenant_id = 2) + 1 WHERE id = 2`)
+		add := func(id string) func() answer {
+			return func() answer {
+				return admin.call("POST", "/api/members/", `{"user_id":"`+id+`","role":"Viewer"}`)
+			}
+		}
+		f.race(t, "409 seats-full", func() { f.exec(`DELETE FROM memberships WHERE user_id IN ('ann', 'bob')`) }, add("ann"), add("bob"))
+	})
+}

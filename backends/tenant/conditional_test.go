@@ -32,6 +32,8 @@ func TestNobodyOverwritesWhatTheyHaveNotSeen(t *testing.T) {
 		for _, c := range []struct{ method, path, body, second string }{
 			{"PATCH", "/api/tenant/", `{"name":"acme two"}`, `{"name":"acme three"}`},
 			{"PATCH", tenant, `{"name":"initrode"}`, `{"name":"initech"}`},
+			{"PATCH", "/api/tenant/", `{"invitation_domains":{"allowed":["a.test"]}}`, `{"invitation_domains":{"allowed":["b.test"]}}`},
+			{"PATCH", tenant, `{"seats":5}`, `{"seats":null}`},
 			{"PATCH", "/api/members/bob/", `{"role":"Viewer"}`, `{"role":"Editor"}`},
 			{"PATCH", idle, `{"name":"Idler"}`, `{"name":"Idlest"}`},
 			{"PUT", parents(support), named("Viewer"), named("Editor")},

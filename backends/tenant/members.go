@@ -109,7 +109,11 @@ func (s *Service) addMember(w http.ResponseWriter, r *http.Request, c server.Cal
 		if err != nil {
 			return nil, err
 		}
-		if err := identity.InsertMembership(ctx, tx.Tx, c.TenantID, account.ID, role.ID); err != nil {
+		pointer := "/email"
+		if in.UserID != "" {
+			pointer = "/user_id"
+		}
+		if err := admit(ctx, tx, c.TenantID, account, pointer, role.ID); err != nil {
 			return nil, err
 		}
 		added, err = findMember(ctx, tx, c.TenantID, account.ID)

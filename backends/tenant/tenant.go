@@ -68,7 +68,7 @@ func (s *Service) routes() []route {
 	)
 	return []route{
 		{"GET", "/api/tenant/", own, s.ownTenant},
-		{"PATCH", "/api/tenant/", own, s.renameOwnTenant},
+		{"PATCH", "/api/tenant/", own, s.updateOwnTenant},
 
 		{"GET", "/api/tenants/", platform, s.listTenants},
 		{"POST", "/api/tenants/", platform, s.createTenant},
