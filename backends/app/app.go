@@ -18,13 +18,13 @@ import (
 	"github.com/tenantgate/tenantgate/backends/auth"
 	"github.com/tenantgate/tenantgate/backends/invitation"
 	"github.com/tenantgate/tenantgate/backends/tenant"
+	"github.com/tenantgate/tenantgate/backends/webhook"
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/password"
 )
 
-// The limits of a connection. A response may take as long as a mail server
-// that answers slowly, twice.
+// The limits of a connection.
 const (
 	readHeaderTimeout = 5 * time.Second
 	readTimeout       = 15 * time.Second
@@ -154,19 +154,27 @@ func (a *App) makeServices(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	invitationService, err := a.newInvitation()
+	hook, err := c.Webhook(a.db, a.endpoints[invitationEndpoint].log)
+	if err != nil {
+		return err
+	}
+	invitationService, err := a.newInvitation(hook)
 	if err != nil {
 		return err
 	}
 	a.endpoints[authEndpoint].handler = authService.Handler()
 	a.endpoints[tenantEndpoint].handler = tenantService.Handler()
 	a.endpoints[invitationEndpoint].handler = invitationService.Handler()
-	a.background = []func(context.Context) error{authService.Run, invitationService.Run}
+	a.background = []func(context.Context) error{authService.Run, invitationService.Run, hook.Run}
 	return nil
 }
 
-func (a *App) newInvitation() (*invitation.Service, error) {
+func (a *App) newInvitation(hook *webhook.Outbox) (*invitation.Service, error) {
 	c := &a.config
+	templates, err := c.templates()
+	if err != nil {
+		return nil, fmt.Errorf("INVITATION_TEMPLATES: %w", err)
+	}
 	publicURL, err := parseHTTP(c.PublicURL)
 	if err != nil {
 		return nil, fmt.Errorf("PUBLIC_URL: %w", err)
@@ -184,6 +192,8 @@ func (a *App) newInvitation() (*invitation.Service, error) {
 		Hasher: a.hasher, Passwords: password.Policy{MinLength: c.PasswordMin},
 		Mail: transport, From: from, PublicURL: publicURL, Product: c.InvitationProduct, Role: c.InvitationRole,
 		Lifetime: c.InvitationLifetime, Cooldown: c.InvitationCooldown, Retention: c.InvitationRetention, Random: rand.Reader,
+		MailRetry: c.InvitationMailRetry, Limits: c.InvitationLimits, TrustInviters: c.InvitationTrustInviter,
+		Locale: c.InvitationLocale, Templates: templates, Webhook: hook,
 	})
 }
 

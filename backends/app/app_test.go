@@ -18,6 +18,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/tenantgate/tenantgate/backends/app"
+	"github.com/tenantgate/tenantgate/backends/invitation"
 	"github.com/tenantgate/tenantgate/backends/seed"
 	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 	"github.com/tenantgate/tenantgate/internal/logging"
@@ -48,7 +49,19 @@ func TestDefaultsAreValidButForMail(t *testing.T) {
 	require.Equal(t, "sqlite://tenantgate.db", config.DatabaseURL)
 	require.Equal(t, "127.0.0.1:9002", config.TenantListen)
 	require.Equal(t, 15*time.Minute, config.AccessTTL)
+
+	require.Equal(t, invitation.Limits{PerInviter: 100, PerTenant: 1000, Pending: 1000, PerRecipient: 5, PerAddress: 120}, config.InvitationLimits)
+	require.Equal(t, 24*time.Hour, config.InvitationMailRetry)
+	require.Equal(t, "en", config.InvitationLocale)
+	require.Empty(t, config.InvitationTemplates)
+	require.False(t, config.InvitationTrustInviter)
+	outbox, err := config.Webhook(nil, nil)
+	require.NoError(t, err)
+	require.Nil(t, outbox, "nobody is told")
 }
+
+// goodSecret is one of a webhook.
+const goodSecret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
 func TestValidate(t *testing.T) {
 	t.Parallel()
@@ -87,6 +100,17 @@ func TestValidate(t *testing.T) {
 		"a Loki that reads like one":         {map[string]string{"LOKI_URL": "gate:pa55word@loki"}, "LOKI_URL: push URL can't be read: give one like http://loki:3100"},
 		"a tenant and a label that are none": {map[string]string{"LOKI_URL": "http://loki:3100", "LOKI_TENANT": "a b", "ENVIRONMENT": strings.Repeat("x", 2049)}, `LOKI_TENANT: tenant "a b": Loki takes 1 to 150 letters, digits and !-_.*'(); ENVIRONMENT: label env: a value has at most 2048 bytes`},
 		"a tenant without a Loki":            {map[string]string{"LOKI_TENANT": "a b"}, ""},
+		"negative limits":                    {map[string]string{"INVITATIONS_PER_INVITER": "-1", "INVITATIONS_PER_TENANT": "-2", "INVITATIONS_PENDING": "-3", "INVITATION_MAILS_PER_ADDRESS": "-4", "INVITATION_TRIES": "-5"}, "INVITATIONS_PER_INVITER: is -1, give 0 or more; INVITATIONS_PER_TENANT: is -2, give 0 or more; INVITATIONS_PENDING: is -3, give 0 or more; INVITATION_MAILS_PER_ADDRESS: is -4, give 0 or more; INVITATION_TRIES: is -5, give 0 or more"},
+		"no limits":                          {map[string]string{"INVITATIONS_PER_INVITER": "0", "INVITATIONS_PER_TENANT": "0", "INVITATIONS_PENDING": "0", "INVITATION_MAILS_PER_ADDRESS": "0", "INVITATION_TRIES": "0"}, ""},
+		"templates that are a file":          {map[string]string{"INVITATION_TEMPLATES": ca}, "INVITATION_TEMPLATES: open " + ca + ": not a directory"},
+		"templates that are not there":       {map[string]string{"INVITATION_TEMPLATES": "/no/such/folder"}, "INVITATION_TEMPLATES: open /no/such/folder: no such file or directory"},
+		"a webhook":                          {map[string]string{"WEBHOOK_URL": "https://hook.test", "WEBHOOK_SECRET": goodSecret}, ""},
+		"a webhook with two secrets":         {map[string]string{"WEBHOOK_URL": "http://gate:secret@hook.test:8080/x?y=1", "WEBHOOK_SECRET": goodSecret + ", " + goodSecret}, ""},
+		"a webhook without a secret":         {map[string]string{"WEBHOOK_URL": "https://gate:secret@hook.test"}, "WEBHOOK_SECRET: required, because WEBHOOK_URL is set"},
+		"a webhook without a URL":            {map[string]string{"WEBHOOK_SECRET": goodSecret}, "WEBHOOK_URL: required, because WEBHOOK_SECRET is set"},
+		"a webhook that is none":             {map[string]string{"WEBHOOK_URL": "ftp://gate:secret@hook.test", "WEBHOOK_SECRET": goodSecret}, "WEBHOOK_URL: webhook URL: the scheme is neither https nor http: want https://host/path"},
+		"a webhook's secret without prefix":  {map[string]string{"WEBHOOK_URL": "https://hook.test", "WEBHOOK_SECRET": "secret@home"}, "WEBHOOK_SECRET: webhook secret 1 does not begin with whsec_"},
+		"a webhook's second secret short":    {map[string]string{"WEBHOOK_URL": "https://hook.test", "WEBHOOK_SECRET": goodSecret + " whsec_c2VjcmV0QA=="}, "WEBHOOK_SECRET: webhook secret 2 has 7 bytes in base64: want 24 to 64"},
 		"three faults at once":               {map[string]string{"MAIL_DIR": "", "PUBLIC_URL": "x", "PASSWORD_MIN": "1"}, `PUBLIC_URL: "x" is not a URL such as https://app.example.com; PASSWORD_MIN: is 1, NIST SP 800-63B allows no less than 8; SMTP_URL: required, or MAIL_DIR for development`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -100,6 +124,8 @@ func TestValidate(t *testing.T) {
 			}
 			require.EqualError(t, err, test.fault)
 			require.NotContains(t, err.Error(), "secret@")
+			require.NotContains(t, err.Error(), "c2Vjcm")
+			require.NotContains(t, err.Error(), goodSecret)
 		})
 	}
 }
@@ -117,6 +143,7 @@ func TestFromEnvNamesEverythingThatCantBeRead(t *testing.T) {
 
 	config, err = app.FromEnv(settings(t, map[string]string{
 		"ACCESS_TTL": "0s", "PASSWORD_MIN": "x", "LOG_LEVEL": "fatal", "GATEWAY_SECRET": "a", "GATEWAY_SECRET_FILE": secretFile,
+		"INVITATION_TRUST_INVITERS": "maybe", "INVITATION_MAIL_RETRY": "0s", "INVITATION_TRIES": "many",
 		"KEY_ENCRYPTION_SECRET_FILE": empty, "SMTP_PASSWORD_FILE": "/no/such/file", "PUBLIC_URL_FILE": secretFile,
 	}))
 	require.EqualError(t, err, strings.Join([]string{
@@ -126,6 +153,9 @@ func TestFromEnvNamesEverythingThatCantBeRead(t *testing.T) {
 		"KEY_ENCRYPTION_SECRET: the file " + empty + " is empty",
 		"SMTP_PASSWORD: open /no/such/file: no such file or directory",
 		`PASSWORD_MIN: "x" is not a whole number`,
+		`INVITATION_MAIL_RETRY: "0s" is not a duration such as 15m or 1h30m`,
+		`INVITATION_TRUST_INVITERS: "maybe" is neither true nor false`,
+		`INVITATION_TRIES: "many" is not a whole number`,
 		`LOG_LEVEL: "fatal" is not debug, info, warn or error`,
 	}, "; "))
 	require.NoError(t, config.Validate(), "what could not be read is not named twice")

@@ -3,6 +3,7 @@ package app
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/mail"
 	"net/url"
@@ -13,9 +14,13 @@ import (
 	"strings"
 	"time"
 
+	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/tenantgate/tenantgate/backends/invitation"
+	"github.com/tenantgate/tenantgate/backends/webhook"
+	"github.com/tenantgate/tenantgate/internal/clock"
+	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/redisclient"
 	"github.com/tenantgate/tenantgate/internal/secret"
 )
@@ -63,6 +68,18 @@ type Config struct {
 	InvitationCooldown time.Duration
 	// InvitationRetention is how long ended invitations are kept, 0 for ever.
 	InvitationRetention time.Duration
+	// InvitationLimits bound invitations and their mails.
+	InvitationLimits       invitation.Limits
+	InvitationTrustInviter bool
+	// InvitationMailRetry is how long a mail is tried that nobody takes.
+	InvitationMailRetry time.Duration
+	// InvitationLocale is the mails' language, InvitationTemplates the folder
+	// with texts that replace the shipped ones, empty for none.
+	InvitationLocale, InvitationTemplates string
+
+	// WebhookURL, if set, is told what happens to invitations, in requests that
+	// WebhookSecret signs: one secret or more, the newest first.
+	WebhookURL, WebhookSecret secret.String
 
 	LogLevel        zapcore.Level
 	ShutdownTimeout time.Duration
@@ -118,6 +135,17 @@ func Settings() []Setting {
 		{"INVITATION_LIFETIME", "168h", "how long an invitation can be accepted, 1m to 720h", false, duration(func(c *Config) *time.Duration { return &c.InvitationLifetime })},
 		{"INVITATION_COOLDOWN", "1m", "least time between two mails of one invitation", false, duration(func(c *Config) *time.Duration { return &c.InvitationCooldown })},
 		{"INVITATION_RETENTION", "2160h", "how long an ended invitation is kept after its expiry time; 0: for ever", false, durationOrNone(func(c *Config) *time.Duration { return &c.InvitationRetention })},
+		{"INVITATION_LOCALE", invitation.DefaultLocale, "language of invitations that name none: en, de, es, fr or one of INVITATION_TEMPLATES", false, text(func(c *Config) *string { return &c.InvitationLocale })},
+		{"INVITATION_TEMPLATES", "", "folder with mail texts that replace the shipped ones, in `<locale>/` and `tenants/<id>/<locale>/`; empty: none", false, text(func(c *Config) *string { return &c.InvitationTemplates })},
+		{"INVITATION_MAIL_RETRY", "24h", "how long a mail is tried that the mail server does not take", false, duration(func(c *Config) *time.Duration { return &c.InvitationMailRetry })},
+		{"INVITATION_TRUST_INVITERS", "false", "true: an invitation stays good when its inviter may no longer invite", false, truth(func(c *Config) *bool { return &c.InvitationTrustInviter })},
+		{"INVITATIONS_PER_INVITER", "100", "how many one user sends in a tenant within an hour; 0: any number", false, number(func(c *Config) *int { return &c.InvitationLimits.PerInviter })},
+		{"INVITATIONS_PER_TENANT", "1000", "how many a tenant sends within 24 hours; 0: any number", false, number(func(c *Config) *int { return &c.InvitationLimits.PerTenant })},
+		{"INVITATIONS_PENDING", "1000", "how many of a tenant are pending at a time; 0: any number", false, number(func(c *Config) *int { return &c.InvitationLimits.Pending })},
+		{"INVITATION_MAILS_PER_ADDRESS", "5", "how many mails go to one address within an hour, from all tenants; more wait; 0: any number", false, number(func(c *Config) *int { return &c.InvitationLimits.PerRecipient })},
+		{"INVITATION_TRIES", "120", "how many tokens one client address tries within a minute, on the page or by accept; 0: any number", false, number(func(c *Config) *int { return &c.InvitationLimits.PerAddress })},
+		{"WEBHOOK_URL", "", "where events of invitations are sent, http or https; empty: nowhere", true, hidden(func(c *Config) *secret.String { return &c.WebhookURL })},
+		{"WEBHOOK_SECRET", "", "signs them: whsec_ and the base64 of 24 to 64 random bytes; several, the newest first, while one is replaced", true, hidden(func(c *Config) *secret.String { return &c.WebhookSecret })},
 		{"LOG_LEVEL", "info", "least level of log lines: debug, info, warn or error", false, level},
 		{"SHUTDOWN_TIMEOUT", "10s", "how long requests in flight may take after SIGTERM", false, duration(func(c *Config) *time.Duration { return &c.ShutdownTimeout })},
 		{"LOKI_URL", "", "Grafana Loki for the lines on stdout, such as http://loki:3100, with user:password@ if need be; empty: none", true, hidden(func(c *Config) *secret.String { return &c.LokiURL })},
@@ -227,6 +255,26 @@ func (c *Config) Validate() error {
 	if c.InvitationLifetime < time.Minute || c.InvitationLifetime > 30*24*time.Hour {
 		fault("INVITATION_LIFETIME: is %s, give 1m to 720h", c.InvitationLifetime)
 	}
+	if _, err := c.Webhook(new(database.DB), nil); err != nil { // which is not used before it runs
+		faults = append(faults, err)
+	}
+	if _, err := c.templates(); err != nil {
+		fault("INVITATION_TEMPLATES: %w", err)
+	}
+	for _, l := range []struct {
+		name string
+		n    int
+	}{
+		{"INVITATIONS_PER_INVITER", c.InvitationLimits.PerInviter},
+		{"INVITATIONS_PER_TENANT", c.InvitationLimits.PerTenant},
+		{"INVITATIONS_PENDING", c.InvitationLimits.Pending},
+		{"INVITATION_MAILS_PER_ADDRESS", c.InvitationLimits.PerRecipient},
+		{"INVITATION_TRIES", c.InvitationLimits.PerAddress},
+	} {
+		if l.n < 0 {
+			fault("%s: is %d, give 0 or more", l.name, l.n)
+		}
+	}
 	if err := c.validateShipping(); err != nil {
 		faults = append(faults, err)
 	}
@@ -249,6 +297,39 @@ func (c *Config) validateMail() []error {
 		faults = append(faults, err)
 	}
 	return faults
+}
+
+// templates returns the folder of mail texts, nil if there is none.
+func (c *Config) templates() (fs.FS, error) {
+	if c.InvitationTemplates == "" {
+		return nil, nil
+	}
+	root, err := os.OpenRoot(c.InvitationTemplates) // which follows no link out of the folder
+	if err != nil {
+		return nil, err
+	}
+	return root.FS(), nil
+}
+
+// Webhook returns the outbox of the webhook that is set, nil if none is.
+func (c *Config) Webhook(db *database.DB, log *zap.Logger) (*webhook.Outbox, error) {
+	switch {
+	case c.WebhookURL == "" && c.WebhookSecret == "":
+		return nil, nil
+	case c.WebhookURL == "":
+		return nil, errors.New("WEBHOOK_URL: required, because WEBHOOK_SECRET is set")
+	case c.WebhookSecret == "":
+		return nil, errors.New("WEBHOOK_SECRET: required, because WEBHOOK_URL is set")
+	}
+	secrets, err := webhook.ParseSecrets(c.WebhookSecret.Reveal())
+	if err != nil {
+		return nil, fmt.Errorf("WEBHOOK_SECRET: %w", err)
+	}
+	outbox, err := webhook.New(webhook.Config{DB: db, Log: log, Clock: clock.System{}, URL: c.WebhookURL.Reveal(), Secrets: secrets})
+	if err != nil {
+		return nil, fmt.Errorf("WEBHOOK_URL: %w", err)
+	}
+	return outbox, nil
 }
 
 // sender returns the sender of mails.
@@ -315,6 +396,17 @@ func number(field func(*Config) *int) func(*Config, string) error {
 			return fmt.Errorf("%q is not a whole number", value)
 		}
 		*field(c) = n
+		return nil
+	}
+}
+
+func truth(field func(*Config) *bool) func(*Config, string) error {
+	return func(c *Config, value string) error {
+		b, err := strconv.ParseBool(value)
+		if err != nil {
+			return fmt.Errorf("%q is neither true nor false", value)
+		}
+		*field(c) = b
 		return nil
 	}
 }

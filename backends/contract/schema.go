@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"unicode/utf8"
@@ -23,7 +24,7 @@ func (c *checker) fault(at, format string, args ...any) {
 // keywords are those that the validator checks, or knows to be no constraint.
 // A schema with any other is refused, so that nothing goes unchecked in silence.
 var keywords = []string{
-	"$ref", "type", "enum", "properties", "required", "additionalProperties", "minProperties", "items", "minItems", "maxItems",
+	"$ref", "allOf", "type", "enum", "properties", "required", "additionalProperties", "minProperties", "items", "minItems", "maxItems",
 	"maxLength", "minimum", "maximum",
 	"description", "format", "default", "examples",
 }
@@ -48,6 +49,13 @@ func (c *checker) references(at string, v any) {
 // schema checks a schema itself: its keywords, its required members and its examples.
 func (c *checker) schema(at string, v any) {
 	schema := object(v)
+	if parts := list(schema["allOf"]); parts != nil && len(schema) > 1 {
+		c.fault(at, "what stands beside allOf goes unchecked")
+	} else {
+		for i, part := range parts {
+			c.schema(at+"/allOf/"+strconv.Itoa(i), part)
+		}
+	}
 	for _, key := range sorted(schema) {
 		if !slices.Contains(keywords, key) {
 			c.fault(at, "the validator does not know %q", key)
@@ -95,7 +103,7 @@ func (d *Document) validate(at string, schema any, text []byte) []string {
 }
 
 func (c *checker) value(at string, v, value any) {
-	schema := c.doc.resolve(v)
+	schema := c.doc.merge(c.doc.resolve(v))
 	if schema == nil {
 		c.fault(at, "there is no schema")
 		return
@@ -122,6 +130,22 @@ func (c *checker) value(at string, v, value any) {
 	case map[string]any:
 		c.members(at, schema, value)
 	}
+}
+
+// merge returns the schema of an object that allOf puts together: the members of
+// all parts.
+func (d *Document) merge(schema map[string]any) map[string]any {
+	parts := list(schema["allOf"])
+	if parts == nil {
+		return schema
+	}
+	properties, required := map[string]any{}, []any{}
+	for _, part := range parts {
+		resolved := d.merge(d.resolve(part))
+		maps.Copy(properties, object(resolved["properties"]))
+		required = append(required, list(resolved["required"])...)
+	}
+	return map[string]any{"type": "object", "properties": properties, "required": required}
 }
 
 func (c *checker) members(at string, schema, value map[string]any) {

@@ -2,6 +2,7 @@ package contract_test
 
 import (
 	"net/http"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -17,7 +18,7 @@ paths:
       operationId: put
       x-permission: shop/things/write
       parameters: [{$ref: "#/components/parameters/id"}]
-      requestBody: {content: {application/json: {schema: {$ref: "#/components/schemas/Thing"}}}}
+      requestBody: {required: true, content: {application/json: {schema: {$ref: "#/components/schemas/Thing"}}}}
       responses:
         "200": {$ref: "#/components/responses/Thing"}
         "204": {description: Done}
@@ -44,7 +45,13 @@ components:
         weight: {type: number}
         tags: {type: array, minItems: 1, maxItems: 2, items: {type: string}}
         free: {type: object, additionalProperties: true}
+        both: {$ref: "#/components/schemas/Both"}
       examples: [{id: 1, tags: [x]}]
+    Both:
+      allOf:
+        - {$ref: "#/components/schemas/One"}
+        - {type: object, required: [b], properties: {b: {type: integer}}}
+    One: {type: object, required: [a], additionalProperties: false, properties: {a: {type: integer}}}
 `
 
 func parse(t *testing.T, text string) *contract.Document {
@@ -61,28 +68,40 @@ func TestTheValidatorFails(t *testing.T) {
 	for body, want := range map[string][]string{
 		`{"id":1,"tags":["x"]}`: nil,
 		`{"id":9,"tags":["x","y"],"name":null,"kind":"big","ok":true,"weight":1.5,"free":{"a":1}}`: nil,
-		`{"tags":["x"],"name":"n"}`:              {"body: id is missing"},
-		`{"id":1,"tags":["x"],"more":1}`:         {"body: more is not documented"},
-		`{"id":"1","tags":["x"]}`:                {"body/id: 1 is not of type [integer]"},
-		`{"id":1.5,"tags":["x"]}`:                {"body/id: 1.5 is not of type [integer]"},
-		`{"id":0,"tags":["x"]}`:                  {"body/id: 0 is below minimum 1"},
-		`{"id":10,"tags":["x"]}`:                 {"body/id: 10 is above maximum 9"},
-		`{"id":null,"tags":["x"]}`:               {"body/id: <nil> is not of type [integer]"},
-		`{"id":1,"tags":null}`:                   {"body/tags: <nil> is not of type [array]"},
-		`{"id":1,"tags":[]}`:                     {"body/tags: 0 is below minItems 1"},
-		`{"id":1,"tags":["x","y","z"]}`:          {"body/tags: 3 is above maxItems 2"},
-		`{"id":1,"tags":["x",2]}`:                {"body/tags/1: 2 is not of type [string]"},
-		`{"id":1,"tags":["x"],"name":"long"}`:    {"body/name: 4 is above maxLength 3"},
-		`{"id":1,"tags":["x"],"kind":"huge"}`:    {"body/kind: huge is not one of [big small]"},
-		`{"id":1,"tags":["x"],"ok":"true"}`:      {"body/ok: true is not of type [boolean]"},
-		`{"id":1,"tags":["x"],"free":[]}`:        {"body/free: [] is not of type [object]"},
-		`{"id":1,"tags":["x"],"weight":"heavy"}`: {"body/weight: heavy is not of type [number]"},
-		`[]`:                                     {"body: [] is not of type [object]"},
-		`{`:                                      {"body: is no JSON: unexpected EOF"},
-		`{"id":1,"tags":["x"]} {}`:               {"body: there is more after the JSON"},
+		`{"tags":["x"],"name":"n"}`:                    {"body: id is missing"},
+		`{"id":1,"tags":["x"],"more":1}`:               {"body: more is not documented"},
+		`{"id":"1","tags":["x"]}`:                      {"body/id: 1 is not of type [integer]"},
+		`{"id":1.5,"tags":["x"]}`:                      {"body/id: 1.5 is not of type [integer]"},
+		`{"id":0,"tags":["x"]}`:                        {"body/id: 0 is below minimum 1"},
+		`{"id":10,"tags":["x"]}`:                       {"body/id: 10 is above maximum 9"},
+		`{"id":null,"tags":["x"]}`:                     {"body/id: <nil> is not of type [integer]"},
+		`{"id":1,"tags":null}`:                         {"body/tags: <nil> is not of type [array]"},
+		`{"id":1,"tags":[]}`:                           {"body/tags: 0 is below minItems 1"},
+		`{"id":1,"tags":["x","y","z"]}`:                {"body/tags: 3 is above maxItems 2"},
+		`{"id":1,"tags":["x",2]}`:                      {"body/tags/1: 2 is not of type [string]"},
+		`{"id":1,"tags":["x"],"name":"long"}`:          {"body/name: 4 is above maxLength 3"},
+		`{"id":1,"tags":["x"],"kind":"huge"}`:          {"body/kind: huge is not one of [big small]"},
+		`{"id":1,"tags":["x"],"ok":"true"}`:            {"body/ok: true is not of type [boolean]"},
+		`{"id":1,"tags":["x"],"free":[]}`:              {"body/free: [] is not of type [object]"},
+		`{"id":1,"tags":["x"],"weight":"heavy"}`:       {"body/weight: heavy is not of type [number]"},
+		`{"id":1,"tags":["x"],"both":{"a":1,"b":2}}`:   nil,
+		`{"id":1,"tags":["x"],"both":{"a":"1","c":2}}`: {"body/both: b is missing", "body/both/a: 1 is not of type [integer]", "body/both: c is not documented"},
+		`{"id":1,"tags":["x"],"both":[]}`:              {"body/both: [] is not of type [object]"},
+		`[]`:                                           {"body: [] is not of type [object]"},
+		`{`:                                            {"body: is no JSON: unexpected EOF"},
+		`{"id":1,"tags":["x"]} {}`:                     {"body: there is more after the JSON"},
 	} {
 		require.Equal(t, want, d.CheckRequest(d.Operations[0], []byte(body)), body)
 	}
+}
+
+func TestABodyMayBeMissingOnlyWhereItIsOptional(t *testing.T) {
+	t.Parallel()
+	d := parse(t, small)
+	require.Equal(t, []string{"body: is no JSON: EOF"}, d.CheckRequest(d.Operations[0], nil))
+	d = parse(t, strings.Replace(small, "{required: true, content", "{content", 1))
+	require.Empty(t, d.CheckRequest(d.Operations[0], nil))
+	require.NotEmpty(t, d.CheckRequest(d.Operations[0], []byte(`{}`)))
 }
 
 func TestResponsesAreCheckedWhole(t *testing.T) {
@@ -123,6 +142,8 @@ func TestTheDescriptionItselfIsChecked(t *testing.T) {
 		`paths: {/a: {get: {operationId: x}, put: {operationId: x}}}`:                                                                       "PUT /a: the operationId x is missing or not unique",
 		`paths: {/a: {get: {operationId: x, requestBody: {$ref: "#/components/no"}}}}`:                                                      "#/paths//a/get/requestBody: #/components/no leads nowhere",
 		"paths: {/a: {get: {operationId: x}}}\ncomponents: {schemas: {S: {oneOf: []}}}":                                                     `#/components/schemas/S: the validator does not know "oneOf"`,
+		"paths: {/a: {get: {operationId: x}}}\ncomponents: {schemas: {S: {allOf: [], type: object}}}":                                       "#/components/schemas/S: what stands beside allOf goes unchecked",
+		"paths: {/a: {get: {operationId: x}}}\ncomponents: {schemas: {S: {allOf: [{not: {}}]}}}":                                            `#/components/schemas/S/allOf/0: the validator does not know "not"`,
 		"paths: {/a: {get: {operationId: x}}}\ncomponents: {schemas: {S: {required: [a]}}}":                                                 "#/components/schemas/S: a is required but no property",
 		"paths: {/a: {get: {operationId: x}}}\ncomponents: {schemas: {S: {$ref: elsewhere}}}":                                               "#/components/schemas/S: elsewhere leads nowhere",
 		"paths: {/a: {get: {operationId: x}}}\ncomponents: {schemas: {S: {type: object, properties: {p: {type: integer, examples: [x]}}}}}": "#/components/schemas/S/p/examples/0: x is not of type [integer]",

@@ -27,11 +27,16 @@ import (
 	"github.com/tenantgate/tenantgate/backends/invitation"
 	"github.com/tenantgate/tenantgate/backends/seed"
 	"github.com/tenantgate/tenantgate/backends/tenant"
+	"github.com/tenantgate/tenantgate/backends/webhook"
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/database"
+	"github.com/tenantgate/tenantgate/internal/secret"
 )
 
 const description = "../openapi.yaml"
+
+// The limits of the site's invitations.
+const perTenant, pending, perAddress = 500, 30, 60
 
 // plain stands for argon2.
 type plain struct{}
@@ -44,18 +49,18 @@ func (plain) Verify(_ context.Context, phc, password string) (ok, needsRehash bo
 	return phc == "plain$"+password, false, nil
 }
 
-// outbox keeps the newest mail, or fails.
+// outbox keeps the newest mail, or fails with an error.
 type outbox struct {
 	mu   sync.Mutex
 	text string
-	down bool
+	err  error
 }
 
 func (o *outbox) Send(_ context.Context, m invitation.Mail) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if o.down {
-		return errors.New("nobody listens")
+	if o.err != nil {
+		return o.err
 	}
 	o.text = m.Text
 	return nil
@@ -76,6 +81,7 @@ type site struct {
 	// registered are the routes in the code, seen the answers there were.
 	registered []string
 	seen       map[string]bool
+	keys       int // how many Idempotency-Keys were used
 }
 
 // caller is who is logged in, nobody if the id is empty.
@@ -107,9 +113,12 @@ func newSite(t *testing.T) *site {
 		DB: s.db, Log: zap.NewNop(), Clock: s.clock, Passwords: plain{}, Issuer: "i", Audience: "a", TenantURL: s.tenants.URL,
 	})
 	require.NoError(t, err)
+	hook, err := webhook.New(webhook.Config{DB: s.db, Clock: s.clock, URL: "https://hook.test", Secrets: []secret.String{"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}})
+	require.NoError(t, err)
 	invitations, err := invitation.New(invitation.Config{
 		DB: s.db, Log: zap.NewNop(), Clock: s.clock, Hasher: plain{}, Mail: s.mails, From: mail.Address{Address: "no-reply@gate.test"},
 		PublicURL: &url.URL{Scheme: "https", Host: "app.example.com"}, Random: rand.Reader,
+		Limits: invitation.Limits{PerTenant: perTenant, Pending: pending, PerAddress: perAddress}, Webhook: hook,
 	})
 	require.NoError(t, err)
 	for _, h := range []http.Handler{logins.Handler(), tenants.Handler(), invitations.Handler()} {
@@ -144,7 +153,8 @@ func (s *site) find(method, target string) contract.Operation {
 
 // do sends a request that the gateway let through and checks the answer. If it
 // is a good one, its conditional forms are sent too: a change first with a tag
-// that nothing has, a look again with the tag that it got.
+// that nothing has, a look again with the tag that it got, and what takes an
+// Idempotency-Key first with one that is none, and then with one twice.
 func (s *site) do(who caller, method, target, body string, status int) map[string]any {
 	s.t.Helper()
 	o := s.find(method, target)
@@ -156,6 +166,20 @@ func (s *site) do(who caller, method, target, body string, status int) map[strin
 		send(412, "If-Match", `"none"`)
 		answer, _ := send(400, "If-Match", `no tag`)
 		require.Equal(s.t, "bad-header", answer["code"])
+	}
+	if status < 300 && slices.Contains(s.doc.Parameters(o, "header"), "Idempotency-Key") {
+		answer, _ := send(400, "Idempotency-Key", `"`)
+		require.Equal(s.t, "bad-header", answer["code"])
+		s.keys++
+		key := strconv.Itoa(s.keys)
+		answer, header := send(status, "Idempotency-Key", key)
+		require.Empty(s.t, header.Get("Idempotency-Replayed"))
+		again, replayed := send(status, "Idempotency-Key", key)
+		require.Equal(s.t, "true", replayed.Get("Idempotency-Replayed"))
+		require.Equal(s.t, header.Get("Location"), replayed.Get("Location"))
+		require.Equal(s.t, answer["id"], again["id"])
+		require.NotContains(s.t, fmt.Sprint(again), "inv_", "no answer that is kept holds a token")
+		return answer
 	}
 	answer, header := send(status)
 	if status == 200 && slices.Contains(s.doc.Statuses(o), 304) {
@@ -278,7 +302,11 @@ func TestServicesAnswerAsDocumented(t *testing.T) {
 	s.platform()
 	s.ownTenant()
 	s.invitations()
+	s.bulk()
+	s.limits()
 	s.accepts()
+	s.deliver()
+	s.events()
 	s.tenants.Close()
 	s.refuse(s.admin(), "GET", "/api/auth/log/", "", 502, "tenant-service-failed")
 	s.refuse(s.admin(), "POST", "/api/auth/log/", "", 502, "tenant-service-failed")
@@ -307,6 +335,9 @@ func (s *site) refusals() {
 		"{product}", "abc", "{feature}", "dashboard", "{action}", "read")
 	for _, o := range s.doc.Services() {
 		path, has := existing.Replace(o.Path), s.doc.Statuses(o)
+		if strings.HasPrefix(path, "/api/invitations/1/") { // where ids are no numbers
+			path = strings.Replace(path, "/1/", "/019ca9a4-9e00-7c5b-8c0e-5d6a3c1f2b10/", 1)
+		}
 		if o.Permission != "" {
 			s.do(nobody, o.Method, path, "", 401)
 			s.send(admin, "abc/dashboard/none", "", o.Method, path, "", 403)
@@ -324,10 +355,10 @@ func (s *site) refusals() {
 			body = string(encoded)
 			s.refuse(admin, o.Method, path, `{`, 400, "bad-json")
 			s.refuse(admin, o.Method, path, `{"no_such_member":1}`, 400, "bad-json")
-			s.refuse(admin, o.Method, path, `{"x":"`+strings.Repeat("x", 64<<10)+`"}`, 413, "body-too-large")
+			s.refuse(admin, o.Method, path, `{"x":"`+strings.Repeat("x", 512<<10)+`"}`, 413, "body-too-large")
 			answer, _ := s.send(admin, o.Permission, "text/plain", o.Method, path, body, 415)
 			require.Equal(s.t, "not-json", answer["code"])
-			if !strings.HasSuffix(path, "/accept/") && !strings.HasSuffix(path, "/look/") { // there the token comes first
+			if !regexp.MustCompile(`/(accept|look|resend)/$`).MatchString(path) { // there the token or the invitation comes first
 				s.refuse(admin, o.Method, path, `{}`, 422, "invalid-fields")
 			}
 		}
@@ -386,6 +417,9 @@ func (s *site) members() {
 	body := `{"email":"viewer@globex.test","role":"Viewer"}`
 	s.do(admin, "POST", "/api/members/", body, 201)
 	s.refuse(admin, "POST", "/api/members/", body, 409, "already-exists")
+	s.exec(`UPDATE tenants SET seats = 1 WHERE id = 1`)
+	s.refuse(admin, "POST", "/api/members/", `{"email":"editor@globex.test","role":"Viewer"}`, 409, "seats-full")
+	s.exec(`UPDATE tenants SET seats = NULL WHERE id = 1`)
 	s.refuse(manager, "POST", "/api/members/", `{"email":"editor@globex.test","role":"Admin"}`, 403, "beyond-own-rights")
 	s.refuse(admin, "POST", "/api/members/", `{"user_id":"nobody","role":"Viewer"}`, 422, "invalid-fields")
 	s.do(admin, "GET", member, "", 200)
@@ -493,7 +527,12 @@ func (s *site) platform() {
 	s.do(admin, "POST", path+"permissions/", `{"role":"Admin","permissions":[{"product":"abc","feature":"reports","action":"read"}]}`, 200)
 	s.refuse(admin, "PATCH", "/api/tenants/1/", `{"status":"suspended"}`, 409, "own-tenant")
 	s.refuse(admin, "DELETE", "/api/tenants/1/", "", 409, "own-tenant")
+	s.do(admin, "PATCH", path, `{"seats":3,"invitation_domains":{"allowed":["*.example.com"],"denied":["dev.example.com"]}}`, 200)
+	s.do(admin, "PATCH", path, `{"seats":null}`, 200)
+	s.refuse(admin, "PATCH", path, `{"seats":0}`, 422, "invalid-fields")
 	s.do(admin, "DELETE", path, "", 204)
+	seated := s.do(admin, "POST", "/api/tenants/", `{"name":"seated","seats":5}`, 201)
+	s.do(admin, "DELETE", fmt.Sprintf("/api/tenants/%v/", seated["id"]), "", 204)
 }
 
 func (s *site) ownTenant() {
@@ -501,6 +540,8 @@ func (s *site) ownTenant() {
 	admin := s.admin()
 	s.do(admin, "GET", "/api/tenant/", "", 200)
 	s.do(admin, "PATCH", "/api/tenant/", `{"name":"Acme Ltd"}`, 200)
+	s.do(admin, "PATCH", "/api/tenant/", `{"invitation_domains":{"denied":["evil.test"]}}`, 200)
+	s.refuse(admin, "PATCH", "/api/tenant/", `{"invitation_domains":{"denied":["*"]}}`, 422, "invalid-fields")
 	s.refuse(admin, "PATCH", "/api/tenant/", `{"name":"globex"}`, 409, "already-exists")
 	s.do(admin, "GET", "/api/permissions/dashboard/", "", 200)
 	s.do(admin, "POST", "/api/permissions/dashboard/", `{"note":"Call Peter"}`, 201)
@@ -521,6 +562,8 @@ func (s *site) invitations() {
 	path, _ := s.invite("nina@example.com")
 	s.invite("otto@example.com")
 	s.do(admin, "GET", "/api/invitations/?status=pending&limit=1", "", 200)
+	s.do(admin, "GET", "/api/invitations/?email=nina@example.com&created_from=2026-11-23T00:00:00Z&created_before=2026-11-24T00:00:00Z", "", 200)
+	s.refuse(admin, "GET", "/api/invitations/?created_from=yesterday", "", 400, "bad-query")
 	s.refuse(admin, "GET", "/api/invitations/?status=lost", "", 400, "bad-query")
 	s.refuse(admin, "POST", "/api/invitations/", `{"email":"nina@example.com"}`, 409, "invitation-already-pending")
 	s.refuse(admin, "POST", "/api/invitations/", `{"email":"viewer@acme.test"}`, 409, "already-member")
@@ -537,9 +580,130 @@ func (s *site) invitations() {
 	s.do(admin, "POST", path+"cancel/", "", 200)
 	s.refuse(admin, "POST", path+"cancel/", "", 409, "invitation-not-pending")
 	s.refuse(admin, "POST", path+"resend/", "", 409, "invitation-not-pending")
-	s.mails.down = true
-	s.do(admin, "POST", "/api/invitations/", `{"email":"lost@example.com"}`, 201) // delivery has an error
-	s.mails.down = false
+	s.mails.err = errors.New("nobody listens")
+	lost := s.do(admin, "POST", "/api/invitations/", `{"email":"lost@example.com","locale":"de-AT"}`, 201)
+	s.mails.err = &invitation.SendError{Reason: "refused-permanently", Err: errors.New("no such mailbox")}
+	s.do(admin, "POST", "/api/invitations/", `{"email":"nobody@example.com"}`, 201)
+	s.mails.err = nil
+	require.Equal(s.t, "de", lost["locale"])
+	require.Contains(s.t, lost["delivery"], "next_attempt_at")
+}
+
+// deliver makes invitations whose token the caller gets.
+func (s *site) deliver() {
+	s.t.Helper()
+	admin, editor := s.admin(), caller{s.user("editor@acme.test"), 1}
+	made := s.do(admin, "POST", "/api/invitations/", `{"email":"hand@example.com","deliver":false}`, 201)
+	require.Equal(s.t, fmt.Sprintf("https://app.example.com/invite#token=%v", made["token"]), made["link"])
+	require.Equal(s.t, "none", made["delivery"].(map[string]any)["status"])
+	s.refuse(editor, "POST", "/api/invitations/", `{"email":"x@example.com","deliver":false}`, 403, "permission-denied")
+
+	const hand = `{"deliver":false}`
+	resend := fmt.Sprintf("/api/invitations/%v/resend/", made["id"])
+	s.clock.Advance(time.Minute)
+	again := s.do(admin, "POST", resend, hand, 200)
+	require.NotEmpty(s.t, again["token"])
+	require.NotEqual(s.t, made["token"], again["token"])
+	require.NotContains(s.t, s.do(admin, "GET", fmt.Sprintf("/api/invitations/%v/", made["id"]), "", 200), "token")
+	s.refuse(editor, "POST", resend, hand, 403, "permission-denied")
+	s.refuse(caller{admin.id, 888888}, "POST", resend, "", 404, "invitation-not-found")
+	s.refuse(caller{admin.id, 888888}, "POST", resend, hand, 404, "tenant-not-found")
+	s.exec(`UPDATE tenants SET status = 'suspended' WHERE id = 1`)
+	s.refuse(admin, "POST", resend, hand, 409, "tenant-inactive")
+	s.refuse(admin, "POST", "/api/invitations/bulk/", `{"invitations":[{"email":"x@example.com"}]}`, 409, "tenant-inactive")
+	s.exec(`UPDATE tenants SET status = 'active' WHERE id = 1`)
+	product, feature := s.id(`SELECT id FROM products WHERE name = 'abc'`), s.id(`SELECT id FROM features WHERE name = 'invitations'`)
+	s.do(admin, "PATCH", fmt.Sprintf("/api/products/%d/features/%d/", product, feature), `{"actions":["read_token"]}`, 200)
+	s.do(admin, "POST", "/api/roles/", `{"name":"Boss"}`, 201)
+	s.do(admin, "POST", "/api/tenants/1/permissions/", `{"role":"Boss","permissions":[{"product":"abc","feature":"invitations","action":"read_token"}]}`, 200)
+	s.do(admin, "PATCH", "/api/members/"+editor.id+"/", `{"role":"Boss"}`, 200)
+	s.refuse(editor, "POST", resend, hand, 403, "role-exceeds-yours")
+}
+
+// bulk invites several people at once.
+func (s *site) bulk() {
+	s.t.Helper()
+	admin := s.admin()
+	const path = "/api/invitations/bulk/"
+	both := s.do(admin, "POST", path, `{"invitations":[{"email":"b1@example.com","role":"Editor"},{"email":"b2@example.com","deliver":false}]}`, 200)
+	require.EqualValues(s.t, 2, both["created"])
+	require.Contains(s.t, fmt.Sprint(both["results"].([]any)[1]), "inv_")
+	some := s.do(admin, "POST", path, `{"invitations":[{"email":"b3@example.com"},{"email":"B3@example.com"},{"email":"x"}]}`, 200)
+	require.Equal(s.t, []any{201.0, 409.0, 422.0}, statuses(some))
+	none, _ := s.send(admin, "abc/invitations/write", "application/json", "POST", path,
+		`{"invitations":[{"email":"b4@example.com"},{"email":"b3@example.com"}],"atomic":true}`, 200)
+	require.Equal(s.t, []any{424.0, 409.0}, statuses(none))
+	require.EqualValues(s.t, 0, none["created"])
+	s.refuse(admin, "POST", path, `{"invitations":[]}`, 422, "invalid-fields")
+	s.refuse(caller{admin.id, 888888}, "POST", path, `{"invitations":[{"email":"b5@example.com"}]}`, 404, "tenant-not-found")
+}
+
+// statuses returns those of a bulk's results.
+func statuses(answer map[string]any) (all []any) {
+	for _, r := range answer["results"].([]any) {
+		all = append(all, r.(map[string]any)["status"])
+	}
+	return all
+}
+
+// events holds what the webhook is told against the description.
+func (s *site) events() {
+	s.t.Helper()
+	rows, err := s.db.Reader().QueryContext(s.t.Context(), `SELECT type, payload FROM webhook_events`)
+	require.NoError(s.t, err)
+	defer func() { require.NoError(s.t, rows.Close()) }()
+	types := map[string]bool{}
+	for rows.Next() {
+		var kind, payload string
+		require.NoError(s.t, rows.Scan(&kind, &payload))
+		require.Empty(s.t, s.doc.CheckSchema("InvitationEvent", []byte(payload)), payload)
+		require.NotContains(s.t, payload, "inv_")
+		types[kind] = true
+	}
+	require.NoError(s.t, rows.Err())
+	require.Len(s.t, types, 5, "all events of the description were seen: %v", types)
+}
+
+// limits meets what bounds invitations, and keys that are used twice.
+func (s *site) limits() {
+	s.t.Helper()
+	admin := s.admin()
+	const path, someone = "/api/invitations/", `{"email":"more@example.com"}`
+	made := s.do(admin, "POST", path, `{"email":"first@example.com"}`, 201)
+	resend := fmt.Sprintf("%s%v/resend/", path, made["id"])
+	for _, target := range []string{path, path + "bulk/", resend} {
+		o := s.find("POST", target)
+		body := map[string]string{path: `{"email":"once@example.com"}`, path + "bulk/": `{"invitations":[{"email":"twice@example.com"}]}`, resend: ""}[target]
+		other := map[string]string{path: someone, path + "bulk/": `{"invitations":[` + someone + `]}`, resend: `{"deliver":false}`}[target]
+		s.clock.Advance(time.Minute)
+		status := 200
+		if target == path {
+			status = 201
+		}
+		s.send(admin, o.Permission, "application/json", "POST", target, body, status, "Idempotency-Key", "k")
+		answer, _ := s.send(admin, o.Permission, "application/json", "POST", target, other, 422, "Idempotency-Key", "k")
+		require.Equal(s.t, "idempotency-key-reused", answer["code"])
+	}
+
+	s.exec(`UPDATE tenants SET seats = 1 WHERE id = 1`)
+	s.refuse(admin, "POST", path, someone, 409, "seats-full")
+	s.exec(`UPDATE tenants SET seats = NULL, denied_domains = 'example.org' WHERE id = 1`)
+	s.refuse(admin, "POST", path, `{"email":"more@example.org"}`, 422, "invalid-fields")
+	s.refuse(admin, "POST", path, `{"email":"more@example.com","locale":"ja"}`, 422, "invalid-fields")
+	s.exec(`UPDATE tenants SET denied_domains = '' WHERE id = 1`)
+
+	for i := s.id(`SELECT COUNT(*) FROM invitations WHERE tenant_id = 1 AND status = 'pending'`); i < pending; i++ {
+		s.do(admin, "POST", path, fmt.Sprintf(`{"email":"crowd%d@example.com"}`, i), 201)
+	}
+	s.refuse(admin, "POST", path, someone, 429, "too-many-pending")
+	s.exec(`UPDATE invitations SET status = 'cancelled' WHERE tenant_id = 1 AND status = 'pending' AND id <> $1`, made["id"])
+	for range perTenant {
+		s.exec(`INSERT INTO rate_uses (id, key, at) VALUES (lower(hex(randomblob(16))), 'tenant/1', $1)`, s.clock.Now().UnixMilli())
+	}
+	s.clock.Advance(time.Minute)
+	s.refuse(admin, "POST", path, someone, 429, "too-many-invitations")
+	s.refuse(admin, "POST", resend, "", 429, "too-many-invitations")
+	s.exec(`DELETE FROM rate_uses`)
 }
 
 func (s *site) accepts() {
@@ -569,6 +733,18 @@ func (s *site) accepts() {
 	s.do(admin, "GET", roleGone, "", 200) // role is null
 	s.refuse(nobody, "POST", path, accept(token, good), 409, "role-gone")
 	look(token, 409, "role-gone")
+	_, token = s.invite("tom@example.com")
+	for change, code := range map[string]string{
+		`UPDATE tenants SET seats = 1 WHERE id = 1`:                                "seats-full",
+		`UPDATE tenants SET allowed_domains = 'example.org' WHERE id = 1`:          "domain-not-allowed",
+		`UPDATE users SET status = 'disabled' WHERE email_key = 'admin@acme.test'`: "inviter-not-allowed",
+	} {
+		s.exec(change)
+		s.refuse(nobody, "POST", path, accept(token, good), 409, code)
+		look(token, 409, code)
+		s.exec(`UPDATE tenants SET seats = NULL, allowed_domains = '' WHERE id = 1`)
+		s.exec(`UPDATE users SET status = 'active'`)
+	}
 	_, token = s.invite("viewer@globex.test")
 	for range 5 {
 		s.refuse(nobody, "POST", path, accept(token, "wrong"), 422, "invalid-fields")
@@ -580,8 +756,15 @@ func (s *site) accepts() {
 	s.refuse(nobody, "POST", path, accept(token, good), 409, "account-without-password")
 	s.do(admin, "POST", "/api/members/", `{"email":"viewer@globex.test","role":"Viewer"}`, 201)
 	s.refuse(nobody, "POST", path, accept(token, good), 409, "already-member")
+	s.clock.Advance(time.Minute)
+	for range perAddress {
+		look("inv_x", 404, "invitation-unknown")
+	}
+	look("inv_x", 429, "too-many-attempts")
+	s.refuse(nobody, "POST", path, accept(token, good), 429, "too-many-attempts")
 	s.clock.Advance(8 * 24 * time.Hour)
 	s.refuse(nobody, "POST", path, accept(token, good), 410, "invitation-expired")
+	s.invite("tom@example.com") // whose invitation has expired
 	s.do(admin, "GET", "/api/invitations/?status=accepted", "", 200)
 
 	s.exec(`UPDATE tenants SET status = 'suspended' WHERE id = 1`)

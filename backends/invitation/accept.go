@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/tenantgate/tenantgate/backends/server"
+	"github.com/tenantgate/tenantgate/backends/tenant/rights"
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/identity"
 	"github.com/tenantgate/tenantgate/internal/permission"
@@ -66,9 +67,9 @@ func (s *Service) accept(w http.ResponseWriter, r *http.Request) error {
 	if fields := checkText("/name", body.Name, maxName); len(fields) > 0 {
 		return server.Invalid(fields...)
 	}
-	hash, ok := parseToken(body.Token.Reveal())
-	if !ok {
-		return errUnknownToken()
+	hash, err := s.takeToken(r, body.Token)
+	if err != nil {
+		return err
 	}
 	for range maxAcceptTries {
 		accepted, err := s.tryAccept(r, hash, &body)
@@ -83,6 +84,19 @@ func (s *Service) accept(w http.ResponseWriter, r *http.Request) error {
 	return errors.New("accept invitation: it changed at every try")
 }
 
+// takeToken returns the hash of a token that a client may try, or the problem
+// that it is none or that its address tries too many.
+func (s *Service) takeToken(r *http.Request, token secret.String) ([]byte, error) {
+	hash, ok := parseToken(token.Reveal())
+	if wait := s.callers.take(addressKey(server.ClientIP(r)), s.config.Clock.Now()); wait > 0 {
+		return nil, tooMany("too-many-attempts", "Too many invitations were tried from your address.", wait)
+	}
+	if !ok {
+		return nil, errUnknownToken()
+	}
+	return hash, nil
+}
+
 // tryAccept looks, checks or makes the account, and commits; it returns
 // errChanged if the commit found something else than the look.
 func (s *Service) tryAccept(r *http.Request, tokenHash []byte, body *acceptBody) (*acceptView, error) {
@@ -95,12 +109,12 @@ func (s *Service) tryAccept(r *http.Request, tokenHash []byte, body *acceptBody)
 	if account.ID == "" {
 		user, err = s.newUser(ctx, &inv, body)
 	} else {
-		err = s.verify(ctx, &inv, account, body.Password)
+		err = s.verify(r, &inv, account, body.Password)
 	}
 	if err != nil {
 		return nil, err
 	}
-	err = s.config.DB.InTx(ctx, func(tx *database.Tx) error {
+	err = s.inTx(ctx, func(tx *database.Tx) error {
 		return s.commitAccept(ctx, tx, r, tokenHash, account, user)
 	})
 	if errors.Is(err, database.ErrConflict) {
@@ -142,13 +156,11 @@ func (s *Service) examine(ctx context.Context, tokenHash []byte) (record, identi
 }
 
 // mayJoin returns the account of the invited address, or the problem that
-// keeps it from joining although the invitation is live.
+// keeps it from joining although the invitation is live: what held when it was
+// made must hold still.
 func (s *Service) mayJoin(ctx context.Context, q identity.Queryer, inv *record) (identity.User, error) {
-	switch {
-	case inv.tenantStatus != identity.StatusActive:
-		return identity.User{}, errTenantInactive()
-	case inv.roleID == 0:
-		return identity.User{}, problem.New(http.StatusConflict, "role-gone", "The role of this invitation was deleted: ask for another invitation.")
+	if err := s.stillGood(ctx, q, inv); err != nil {
+		return identity.User{}, err
 	}
 	account, err := identity.FindUserByEmailKey(ctx, q, inv.emailKey)
 	if errors.Is(err, identity.ErrNotFound) {
@@ -169,6 +181,66 @@ func (s *Service) mayJoin(ctx context.Context, q identity.Queryer, inv *record) 
 		return identity.User{}, problem.New(http.StatusConflict, "account-without-password", "The account of this address logs in elsewhere and has no password here.")
 	}
 	return account, nil
+}
+
+// stillGood returns a problem if the tenant, the role or the inviter is no
+// longer what the invitation needs.
+func (s *Service) stillGood(ctx context.Context, q identity.Queryer, inv *record) error {
+	tenant, err := identity.FindTenantLimits(ctx, q, inv.tenantID)
+	if err != nil {
+		return err
+	}
+	switch {
+	case tenant.Status != identity.StatusActive:
+		return errTenantInactive()
+	case inv.roleID == 0:
+		return problem.New(http.StatusConflict, "role-gone", "The role of this invitation was deleted: ask for another invitation.")
+	case !tenant.Domains.Permits(inv.emailKey):
+		return problem.New(http.StatusConflict, "domain-not-allowed", "The tenant takes no members with an address of this domain.")
+	}
+	if tenant.Seats > 0 {
+		members, err := identity.CountMembers(ctx, q, inv.tenantID)
+		if err != nil {
+			return err
+		}
+		if members >= tenant.Seats {
+			return problem.New(http.StatusConflict, "seats-full", "All seats of the tenant are taken: ask who invited you.")
+		}
+	}
+	return s.inviterMay(ctx, q, inv)
+}
+
+// inviterMay returns a problem if the inviter could no longer make the
+// invitation: they left, were disabled, or lost a right that its role carries.
+// Whom only an identity provider knows has no rights here that could be lost.
+func (s *Service) inviterMay(ctx context.Context, q identity.Queryer, inv *record) error {
+	if s.config.TrustInviters || inv.inviterID == "" {
+		return nil
+	}
+	gone := problem.New(http.StatusConflict, "inviter-not-allowed", "Who invited you may no longer do that: ask for another invitation.")
+	inviter, err := identity.FindUser(ctx, q, inv.inviterID)
+	if err != nil {
+		return err
+	}
+	if inviter.Status != identity.StatusActive {
+		return gone
+	}
+	book, err := rights.Read(ctx, q, inv.tenantID)
+	if err != nil {
+		return err
+	}
+	own, err := book.Member(ctx, inv.inviterID)
+	if err != nil {
+		return err
+	}
+	carried, err := book.Holds(ctx, inv.roleID)
+	if err != nil {
+		return err
+	}
+	if !own.MayGive(permission.Pattern{Product: s.config.Product, Feature: "invitations", Action: "write"}) || len(own.Lacks(carried)) > 0 {
+		return gone
+	}
+	return nil
 }
 
 // newUser returns the user that the invitation makes, or a problem if the
@@ -193,24 +265,33 @@ func (s *Service) newUser(ctx context.Context, inv *record, body *acceptBody) (i
 
 // verify returns a problem unless the password is the one that the existing
 // account has. It is never overwritten: whoever reads a mailbox must not take
-// over an account by an invitation.
-func (s *Service) verify(ctx context.Context, inv *record, account identity.User, password secret.String) error {
+// over an account by an invitation. A wrong one leaves an audit row.
+func (s *Service) verify(r *http.Request, inv *record, account identity.User, password secret.String) error {
 	if password == "" {
 		return errWrongPassword()
 	}
 	if wait := s.guesses.take(account.EmailKey, s.config.Clock.Now()); wait > 0 {
 		return tooMany("too-many-attempts", "Too many wrong passwords for this account.", wait)
 	}
+	ctx := r.Context()
 	ok, _, err := s.config.Hasher.Verify(ctx, account.PasswordHash, password.Reveal())
 	if err != nil {
 		return err
 	}
-	if !ok {
-		server.Logger(ctx).Warn("wrong password for an invitation", zap.String("invitation_id", inv.id), zap.String("user_id", account.ID))
-		return errWrongPassword()
+	if ok {
+		s.guesses.forget(account.EmailKey)
+		return nil
 	}
-	s.guesses.forget(account.EmailKey)
-	return nil
+	server.Logger(ctx).Warn("wrong password for an invitation", zap.String("invitation_id", inv.id), zap.String("user_id", account.ID))
+	event := identity.AuditEvent{
+		ActorID: unknownActor, Action: "invitation.accept_failed", Detail: map[string]any{"reason": "wrong-password", "user_id": account.ID},
+		RequestIP: server.ClientIP(r), TraceID: server.Trace(ctx).TraceID,
+	}
+	err = s.inTx(ctx, func(tx *database.Tx) error { return s.happened(ctx, tx, inv.tenantID, inv.id, event, nil) })
+	if err != nil {
+		return err
+	}
+	return errWrongPassword()
 }
 
 // commitAccept is the whole acceptance in one transaction. The guarded UPDATE
@@ -249,11 +330,11 @@ func (s *Service) commitAccept(ctx context.Context, tx *database.Tx, r *http.Req
 	if err := permission.TouchMember(ctx, tx, inv.tenantID, user.ID); err != nil {
 		return err
 	}
-	return identity.RecordAudit(ctx, tx, identity.AuditEvent{
-		TenantID: inv.tenantID, ActorID: user.ID, Action: "invitation.accepted", Target: auditTarget(inv.id),
-		Detail:    map[string]any{"role_id": inv.roleID, "new_user": account.ID == ""},
+	event := identity.AuditEvent{
+		ActorID: user.ID, Action: "invitation.accepted", Detail: map[string]any{"role_id": inv.roleID, "new_user": account.ID == ""},
 		RequestIP: server.ClientIP(r), TraceID: server.Trace(ctx).TraceID,
-	})
+	}
+	return s.happened(ctx, tx, inv.tenantID, inv.id, event, map[string]any{"user_id": user.ID, "new_user": account.ID == ""})
 }
 
 func errUnknownToken() error {

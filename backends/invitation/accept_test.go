@@ -114,13 +114,15 @@ func TestGuessingAnExistingPasswordIsThrottled(t *testing.T) {
 	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, url string) {
 		f := newFixture(t, url)
-		_, token := f.invite(t, "admin@globex.test")
+		id, token := f.invite(t, "admin@globex.test")
 		for range 5 {
 			require.Equal(t, http.StatusUnprocessableEntity, f.accept(t, token, goodPassword).Code)
 		}
 		a := f.accept(t, token, "the globex password")
 		require.Equal(t, http.StatusTooManyRequests, a.Code, "even the right one")
 		require.Equal(t, "900", a.Header().Get("Retry-After"))
+		require.Equal(t, "5", f.text(t, `SELECT COUNT(*) FROM audit_events WHERE action = 'invitation.accept_failed' AND actor_id = 'unknown'
+			AND target = $1 AND tenant_id = 1`, "invitation/"+id))
 		f.clock.Advance(15 * time.Minute)
 		require.Equal(t, http.StatusCreated, f.accept(t, token, "the globex password").Code)
 	})
@@ -188,7 +190,7 @@ func TestWhatChangesWhileThePasswordIsHashedCounts(t *testing.T) {
 		"another token meanwhile":            {"a@x.test", `UPDATE invitations SET token_hash = NULL`, 404, "invitation-unknown"},
 		"an account was made meanwhile":      {"a@x.test", `INSERT INTO users VALUES ('new', 'a@x.test', 'a@x.test', '', 'plain:another', 'active', 0, 0) ON CONFLICT DO NOTHING`, 422, "invalid-fields"},
 		"the password was changed meanwhile": {"admin@globex.test", `UPDATE users SET password_hash = 'plain:another'`, 422, "invalid-fields"},
-		"the account was disabled meanwhile": {"admin@globex.test", `UPDATE users SET status = 'disabled'`, 409, "account-disabled"},
+		"the account was disabled meanwhile": {"admin@globex.test", `UPDATE users SET status = 'disabled' WHERE id = 'globex-admin'`, 409, "account-disabled"},
 		"the tenant was suspended meanwhile": {"a@x.test", `UPDATE tenants SET status = 'suspended'`, 409, "tenant-inactive"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/binary"
+	"fmt"
 
 	"github.com/google/uuid"
 )
@@ -41,6 +42,6 @@ func parseCursor(text string, f filter) (cursor, bool) {
 
 // digest tells filters apart.
 func (f filter) digest() []byte {
-	hash := sha256.Sum256([]byte(f.status + "\x00" + f.emailKey))
+	hash := sha256.Sum256(fmt.Appendf(nil, "%s\x00%s\x00%d\x00%d", f.status, f.emailKey, f.from, f.before))
 	return hash[:4]
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/tenantgate/tenantgate/backends/webhook"
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/identity"
 )
@@ -16,14 +17,12 @@ const sweepBatch = 500
 // maxRest bounds the pause between two batches, whatever the clock does.
 const maxRest = time.Second
 
-// systemActor stands in audit rows for what no user did.
-const systemActor = "system"
-
 // MarkExpired makes the expiry of all lapsed invitations durable and returns
 // how many there were. Expiry is true at its time whether or not this ran: an
-// invitation that lapsed can't be accepted before either. With dryRun nothing
-// changes. It may run beside live traffic and beside itself.
-func MarkExpired(ctx context.Context, db *database.DB, dryRun bool) (int, error) {
+// invitation that lapsed can't be accepted before either. The webhook, unless it
+// is nil, is told of each. With dryRun nothing changes. It may run beside live
+// traffic and beside itself.
+func MarkExpired(ctx context.Context, db *database.DB, hook *webhook.Outbox, dryRun bool) (int, error) {
 	if dryRun {
 		var n int
 		err := db.Reader().QueryRowContext(ctx, `SELECT COUNT(*) FROM invitations WHERE status = 'pending' AND expires_at <= $1`,
@@ -33,7 +32,7 @@ func MarkExpired(ctx context.Context, db *database.DB, dryRun bool) (int, error)
 		}
 		return n, nil
 	}
-	return inBatches(ctx, db, markExpiredBatch)
+	return inBatches(ctx, db, func(ctx context.Context, tx *database.Tx) (int, error) { return markExpiredBatch(ctx, tx, hook) })
 }
 
 // inBatches runs batch, each time in a transaction of its own, until it changes
@@ -73,43 +72,45 @@ func rest(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func markExpiredBatch(ctx context.Context, tx *database.Tx) (int, error) {
+func markExpiredBatch(ctx context.Context, tx *database.Tx, hook *webhook.Outbox) (int, error) {
 	expired, err := expireOldest(ctx, tx)
 	if err != nil {
 		return 0, fmt.Errorf("mark expired invitations: %w", err)
 	}
 	for _, e := range expired {
-		e.ActorID, e.Action = systemActor, "invitation.expired"
-		if err := identity.RecordAudit(ctx, tx, e); err != nil {
+		event := identity.AuditEvent{ActorID: systemActor, Action: "invitation.expired"}
+		if err := happened(ctx, tx, hook, e.tenantID, e.id, event, nil); err != nil {
 			return 0, err
 		}
 	}
 	return len(expired), nil
 }
 
-// expireOldest expires one batch and returns an audit event for each row.
-func expireOldest(ctx context.Context, tx *database.Tx) ([]identity.AuditEvent, error) {
+// rowID names an invitation of a tenant.
+type rowID struct {
+	tenantID int64
+	id       string
+}
+
+// expireOldest expires one batch and returns what it expired.
+func expireOldest(ctx context.Context, tx *database.Tx) ([]rowID, error) {
 	// The guard names the other states: for status = 'pending' SQLite would go
 	// through all pending rows by their index, once for each batch.
 	rows, err := tx.QueryContext(ctx, `UPDATE invitations SET status = 'expired', updated_at = $1, version = version + 1
 		WHERE status NOT IN ('accepted', 'cancelled', 'expired') AND id IN (SELECT id FROM invitations
 			WHERE status = 'pending' AND expires_at <= $1 ORDER BY expires_at LIMIT $2)
-		RETURNING id, tenant_id`, tx.NowMS(), sweepBatch)
+		RETURNING tenant_id, id`, tx.NowMS(), sweepBatch)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = rows.Close() }()
-	var expired []identity.AuditEvent
+	var expired []rowID
 	for rows.Next() {
-		var e identity.AuditEvent
-		if err := rows.Scan(&e.Target, &e.TenantID); err != nil {
+		var r rowID
+		if err := rows.Scan(&r.tenantID, &r.id); err != nil {
 			return nil, err
 		}
-		e.Target = auditTarget(e.Target)
-		expired = append(expired, e)
+		expired = append(expired, r)
 	}
 	return expired, rows.Err()
 }
-
-// auditTarget names an invitation in audit rows.
-func auditTarget(id string) string { return "invitation/" + id }

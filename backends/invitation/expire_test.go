@@ -33,12 +33,12 @@ func TestMarkExpired(t *testing.T) {
 		INSERT INTO invitations (id, tenant_id, email, email_key, role_id, expires_at, created_at, updated_at)
 		SELECT 'lapsed-' || i, 1 + i % 2, 'e', 'e' || i, 3, $2, 0, 0 FROM n`, lapsed, start.UnixMilli())
 
-		n, err := invitation.MarkExpired(t.Context(), f.db, true)
+		n, err := invitation.MarkExpired(t.Context(), f.db, nil, true)
 		require.NoError(t, err)
 		require.Equal(t, lapsed, n)
 		require.Equal(t, "0", f.text(t, `SELECT COUNT(*) FROM invitations WHERE status = 'expired'`))
 
-		n, err = invitation.MarkExpired(t.Context(), f.db, false)
+		n, err = invitation.MarkExpired(t.Context(), f.db, nil, false)
 		require.NoError(t, err)
 		require.Equal(t, lapsed, n)
 		require.Equal(t, strconv.Itoa(lapsed), f.text(t, `SELECT COUNT(*) FROM invitations WHERE status = 'expired'`))
@@ -46,15 +46,15 @@ func TestMarkExpired(t *testing.T) {
 		WHERE a.action = 'invitation.expired' AND a.tenant_id = i.tenant_id AND a.actor_id = 'system'`))
 		require.Equal(t, "pending", f.text(t, `SELECT status FROM invitations WHERE id = $1`, kept))
 
-		n, err = invitation.MarkExpired(t.Context(), f.db, false)
+		n, err = invitation.MarkExpired(t.Context(), f.db, nil, false)
 		require.NoError(t, err)
 		require.Zero(t, n)
 
 		ended, cancel := context.WithCancel(t.Context())
 		cancel()
-		_, err = invitation.MarkExpired(ended, f.db, false)
+		_, err = invitation.MarkExpired(ended, f.db, nil, false)
 		require.ErrorIs(t, err, context.Canceled)
-		_, err = invitation.MarkExpired(ended, f.db, true)
+		_, err = invitation.MarkExpired(ended, f.db, nil, true)
 		require.ErrorIs(t, err, context.Canceled)
 	})
 }
@@ -85,7 +85,9 @@ func TestRunComesBack(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		ctx, cancel := context.WithTimeout(t.Context(), 150*time.Second)
 		defer cancel()
-		require.NoError(t, f.service.Run(ctx), "a store that fails does not end the sweeper")
+		service, err := invitation.New(f.config) // its channels belong to this time
+		require.NoError(t, err)
+		require.NoError(t, service.Run(ctx), "a store that fails does not end the sweeper")
 	})
 	require.Equal(t, 3, countLines(f.log.String(), "expired invitations not marked"))
 }
@@ -130,7 +132,7 @@ func TestMeasureAcceptsBesideASweepOfAMillion(t *testing.T) {
 		defer cancel()
 		marked := make(chan int, 1)
 		go func() {
-			n, err := invitation.MarkExpired(ctx, sweep.db, false)
+			n, err := invitation.MarkExpired(ctx, sweep.db, nil, false)
 			if err != nil && ctx.Err() == nil {
 				t.Error(err)
 			}

@@ -5,13 +5,16 @@ import (
 	"context"
 	"crypto/rand"
 	"database/sql"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"net/mail"
 	neturl "net/url"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -23,10 +26,12 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/tenantgate/tenantgate/backends/invitation"
+	"github.com/tenantgate/tenantgate/backends/webhook"
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 	"github.com/tenantgate/tenantgate/internal/logging"
+	"github.com/tenantgate/tenantgate/internal/secret"
 )
 
 // The people and places of the tests. Tenant 1 is acme, 2 is globex, 3 is
@@ -70,14 +75,27 @@ func (plainHasher) Verify(_ context.Context, phc, password string) (ok, needsReh
 	return phc == "plain:"+password, false, nil
 }
 
-// outbox keeps mails, or fails as told.
+// outbox keeps mails, or fails or hangs as told.
 type outbox struct {
 	mu    sync.Mutex
-	mails []invitation.Mail
+	mails []invitation.Mail // that were taken
+	tried []invitation.Mail // that were offered
 	fail  error
+	hang  chan struct{} // what an attempt waits for, nil for nothing
 }
 
-func (o *outbox) Send(_ context.Context, m invitation.Mail) error {
+func (o *outbox) Send(ctx context.Context, m invitation.Mail) error {
+	o.mu.Lock()
+	o.tried = append(o.tried, m)
+	hang := o.hang
+	o.mu.Unlock()
+	if hang != nil {
+		select {
+		case <-hang:
+		case <-ctx.Done():
+			return &invitation.SendError{Reason: "unavailable", Err: ctx.Err()}
+		}
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.fail != nil {
@@ -93,11 +111,62 @@ func (o *outbox) failWith(err error) {
 	o.fail = err
 }
 
+// hangFromNow has the attempts from now on wait for release, or their context,
+// except those after goOn.
+func (o *outbox) hangFromNow(t *testing.T) (goOn, release func()) {
+	t.Helper()
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	hang := make(chan struct{})
+	o.hang = hang
+	goOn = func() {
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.hang = nil
+	}
+	release = sync.OnceFunc(func() { goOn(); close(hang) })
+	t.Cleanup(release)
+	return goOn, release
+}
+
 func (o *outbox) last(t require.TestingT) invitation.Mail {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	require.NotEmpty(t, o.mails, "no mail was sent")
 	return o.mails[len(o.mails)-1]
+}
+
+// count returns how many mails were taken.
+func (o *outbox) count() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.mails)
+}
+
+// attempts returns how many mails were offered.
+func (o *outbox) attempts() int {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	return len(o.tried)
+}
+
+// wait waits until so many mails were offered.
+func (o *outbox) wait(t *testing.T, attempts int) {
+	t.Helper()
+	require.Eventually(t, func() bool { return o.attempts() >= attempts }, 10*time.Second, time.Millisecond)
+}
+
+// offered returns the token of the last mail that was offered for an address.
+func (o *outbox) offered(t require.TestingT, email string) string {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, m := range slices.Backward(o.tried) {
+		if m.To.Address == email {
+			return tokenIn(t, m.Text)
+		}
+	}
+	require.Fail(t, "no mail was offered for "+email)
+	return ""
 }
 
 // fixture is a running service with its store, clock, mails and log.
@@ -107,6 +176,7 @@ type fixture struct {
 	clock   *clock.Fake
 	mails   *outbox
 	log     *bytes.Buffer
+	config  invitation.Config
 	service *invitation.Service
 	handler http.Handler
 }
@@ -127,15 +197,15 @@ func newFixture(t testing.TB, url string, change ...func(*invitation.Config)) *f
 	t.Cleanup(func() { _ = f.raw.Close() })
 	f.exec(t, catalogue)
 
-	config := invitation.Config{
+	f.config = invitation.Config{
 		DB: f.db, Log: logging.New("invitation-service", zapcore.Lock(zapcore.AddSync(f.log)), zap.DebugLevel), Clock: f.clock,
 		Hasher: plainHasher{}, Mail: f.mails, From: mail.Address{Name: "Acme Gate", Address: "no-reply@gate.test"},
 		PublicURL: &neturl.URL{Scheme: "https", Host: "app.example.com"}, Random: rand.Reader,
 	}
 	for _, c := range change {
-		c(&config)
+		c(&f.config)
 	}
-	f.service, err = invitation.New(config)
+	f.service, err = invitation.New(f.config)
 	require.NoError(t, err)
 	f.handler = f.service.Handler()
 	return f
@@ -201,13 +271,68 @@ func (f *fixture) do(t require.TestingT, method, path, body string, headers ...s
 }
 
 // as sends a request that the gateway let through for a user of a tenant.
-func (f *fixture) as(t require.TestingT, user string, tenant int, method, path, body string) answer {
+func (f *fixture) as(t require.TestingT, user string, tenant int, method, path, body string, headers ...string) answer {
 	permission := "abc/invitations/write"
 	if method == http.MethodGet {
 		permission = "abc/invitations/read"
 	}
-	return f.do(t, method, path, body, "X-User-Id", user, "X-Tenant-Id", strconv.Itoa(tenant), "X-Permission", permission,
-		"X-Forwarded-For", "203.0.113.9")
+	return f.do(t, method, path, body, append([]string{
+		"X-User-Id", user, "X-Tenant-Id", strconv.Itoa(tenant), "X-Permission", permission, "X-Forwarded-For", "203.0.113.9",
+	}, headers...)...)
+}
+
+// create asks as the admin of acme for an invitation.
+func (f *fixture) create(t require.TestingT, body string, headers ...string) answer {
+	return f.as(t, admin, 1, http.MethodPost, "/api/invitations/", body, headers...)
+}
+
+// resend asks as the admin of acme to send an invitation again.
+func (f *fixture) resend(t require.TestingT, id, body string, headers ...string) answer {
+	return f.as(t, admin, 1, http.MethodPost, "/api/invitations/"+id+"/resend/", body, headers...)
+}
+
+// bulk asks as the admin of acme for many invitations.
+func (f *fixture) bulk(t require.TestingT, body string, headers ...string) answer {
+	return f.as(t, admin, 1, http.MethodPost, "/api/invitations/bulk/", body, headers...)
+}
+
+// get returns an invitation of acme as it is now.
+func (f *fixture) get(t require.TestingT, id string) answer {
+	a := f.as(t, admin, 1, http.MethodGet, "/api/invitations/"+id+"/", "")
+	require.Equal(t, http.StatusOK, a.Code, a.Body)
+	return a
+}
+
+// results returns what a bulk says of its items: status, and code of the error.
+func (a answer) results() (all []string) {
+	list, _ := a.body["results"].([]any)
+	for _, one := range list {
+		result := answer{body: one.(map[string]any)}
+		text := fmt.Sprint(result.at("status"))
+		if code, ok := result.at("error", "code").(string); ok {
+			text += " " + code
+		}
+		all = append(all, text)
+	}
+	return all
+}
+
+// events returns the types of the events for the webhook, in order.
+func (f *fixture) events(t require.TestingT) []string {
+	return f.lines(t, `SELECT type FROM webhook_events ORDER BY id`)
+}
+
+// withWebhook has events stored for a receiver; nobody sends them.
+func withWebhook(t testing.TB) func(*invitation.Config) {
+	t.Helper()
+	return func(c *invitation.Config) {
+		var err error
+		c.Webhook, err = webhook.New(webhook.Config{
+			DB: c.DB, Clock: c.Clock, URL: "https://hooks.test/x",
+			Secrets: []secret.String{secret.String("whsec_" + base64.StdEncoding.EncodeToString([]byte("a secret of the tests, 32 bytes.")))},
+		})
+		require.NoError(t, err)
+	}
 }
 
 // invite creates an invitation by the admin of acme and returns its id and
@@ -215,6 +340,7 @@ func (f *fixture) as(t require.TestingT, user string, tenant int, method, path, 
 func (f *fixture) invite(t require.TestingT, email string) (id, token string) {
 	a := f.as(t, admin, 1, http.MethodPost, "/api/invitations/", `{"email":`+strconv.Quote(email)+`}`)
 	require.Equal(t, http.StatusCreated, a.Code, a.Body)
+	f.service.Settle() // the create waited for the mail, but not for ever
 	return a.body["id"].(string), tokenIn(t, f.mails.last(t).Text)
 }
 
@@ -253,4 +379,8 @@ func (f *fixture) audits(t require.TestingT, id string) []string {
 	return f.lines(t, `SELECT action FROM audit_events WHERE target = $1 ORDER BY id`, "invitation/"+id)
 }
 
-var errMail = &invitation.SendError{Reason: "unavailable", Err: errors.New("dial tcp 10.0.0.3:587: refused")}
+// The ways in which mails fail: for now, and for ever.
+var (
+	errMail    = &invitation.SendError{Reason: "unavailable", Err: errors.New("dial tcp 10.0.0.3:587: refused")}
+	errRefused = &invitation.SendError{Reason: "refused-permanently", Err: errors.New("550 no such user")}
+)

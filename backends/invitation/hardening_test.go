@@ -29,9 +29,13 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 	"golang.org/x/net/html"
 
+	"github.com/tenantgate/tenantgate/backends/idempotency"
 	"github.com/tenantgate/tenantgate/backends/invitation"
 	"github.com/tenantgate/tenantgate/internal/database/dbtest"
 )
+
+// givenToken is a token with its link in an answer.
+var givenToken = regexp.MustCompile(`,"token":"(inv_[A-Za-z0-9_-]{43})","link":"https://app\.example\.com/invite#token=(inv_[A-Za-z0-9_-]{43})"`)
 
 var absoluteURL = regexp.MustCompile(`[a-z]+://[^\s"'<]+`)
 
@@ -213,7 +217,9 @@ func TestHardening_CWE532_CWE312_TheTokenIsInNoLogLineAndNoColumn(t *testing.T) 
 	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, url string) {
 		core, logs := observer.New(zap.DebugLevel)
-		f := newFixture(t, url, func(c *invitation.Config) { c.Log = zap.New(core) })
+		f := newFixture(t, url, withWebhook(t), withLimits(invitation.Limits{PerInviter: 1000, PerTenant: 1000, PerRecipient: 1000, PerAddress: 1000}),
+			func(c *invitation.Config) { c.Log = zap.New(core) })
+		f.mayReadTokens(t, 1)
 		id, first := f.invite(t, "a@x.test")
 		f.clock.Advance(time.Minute)
 		require.Equal(t, http.StatusOK, f.as(t, admin, 1, http.MethodPost, "/api/invitations/"+id+"/resend/", "").Code)
@@ -227,8 +233,40 @@ func TestHardening_CWE532_CWE312_TheTokenIsInNoLogLineAndNoColumn(t *testing.T) 
 			answers.WriteString(fmt.Sprint(a.Header()) + a.Body.String() + "\n")
 			return a
 		}
+		// given keeps all of an answer but the places where the inviter is given n tokens.
+		given := func(n int, a answer) {
+			require.Less(t, a.Code, 300, a.Body)
+			found := givenToken.FindAllStringSubmatch(a.Body.String(), -1)
+			require.Len(t, found, n)
+			for _, one := range found {
+				require.Equal(t, one[1], one[2], "the token and that in the link")
+				require.Equal(t, http.StatusOK, keep(f.look(t, one[1])).Code)
+				tokens = append(tokens, one[1])
+			}
+			answers.WriteString(fmt.Sprint(a.Header()) + givenToken.ReplaceAllString(a.Body.String(), "") + "\n")
+		}
+		f.clock.Advance(time.Minute)
+		for n := range 2 { // with a key and a second time, which is given none
+			given(1-n, f.create(t, `{"email":"given@x.test","deliver":false}`, idempotency.Header, "k"))
+			given(2-2*n, f.bulk(t, `{"invitations":[{"email":"d@x.test","deliver":false},{"email":"e@x.test"},{"email":"f@x.test","deliver":false}]}`, idempotency.Header, "k"))
+			given(1-n, f.resend(t, f.text(t, `SELECT id FROM invitations WHERE email = 'cancelled@x.test'`), `{"deliver":false}`, idempotency.Header, "k"))
+			if n == 0 {
+				f.clock.Advance(time.Minute)
+				given(1, f.resend(t, f.text(t, `SELECT id FROM invitations WHERE email = 'given@x.test'`), `{"deliver":false}`))
+			}
+		}
+		given(0, f.bulk(t, `{"atomic":true,"invitations":[{"email":"g@x.test","deliver":false},{"email":"nobody"}]}`))
+		for _, failure := range []error{errMail, errRefused, nil} {
+			f.mails.failWith(failure)
+			given(0, f.create(t, fmt.Sprintf(`{"email":"failed%d@x.test"}`, len(f.mails.tried))))
+			f.clock.Advance(time.Minute)
+			require.NoError(t, f.service.SendDue(t.Context()))
+		}
+		for _, m := range f.mails.tried {
+			tokens = append(tokens, tokenIn(t, m.Text))
+		}
 		list := keep(f.as(t, admin, 1, http.MethodGet, "/api/invitations/", ""))
-		require.Len(t, list.body["items"], 3)
+		require.Len(t, list.body["items"], 10)
 		for _, item := range list.body["items"].([]any) {
 			one := item.(map[string]any)["id"].(string)
 			keep(f.as(t, admin, 1, http.MethodGet, "/api/invitations/"+one+"/", ""))
@@ -246,15 +284,22 @@ func TestHardening_CWE532_CWE312_TheTokenIsInNoLogLineAndNoColumn(t *testing.T) 
 			keep(f.accept(t, token, goodPassword))
 		}
 		require.Equal(t, http.StatusCreated, keep(f.accept(t, existing, "the globex password")).Code)
-		require.Equal(t, 2, f.count(t, `status = 'accepted'`))
+		require.Equal(t, 9, f.count(t, `status = 'accepted'`))
 		f.mails.failWith(errMail)
 		keep(f.as(t, admin, 1, http.MethodPost, "/api/invitations/", `{"email":"b@x.test"}`))
 		f.clock.Advance(invitation.DefaultLifetime)
-		_, err := invitation.MarkExpired(t.Context(), f.db, false)
-		require.NoError(t, err)
+		f.service.Settle()
+		f.service.Sweep(t.Context())
+		require.Subset(t, f.events(t), []string{
+			"invitation.created", "invitation.accepted", "invitation.cancelled", "invitation.delivery_failed", "invitation.expired",
+		})
+		for _, m := range f.mails.tried {
+			tokens = append(tokens, tokenIn(t, m.Text))
+		}
 
 		stored := everything(t, f, url)
 		require.Contains(t, stored, "cancelled@x.test", "what is looked through is the store")
+		require.Contains(t, stored, `"type":"invitation.delivery_failed"`, "with the webhook's events")
 		var lines strings.Builder
 		encoder := zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
 		for _, entry := range logs.All() {

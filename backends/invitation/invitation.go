@@ -4,8 +4,10 @@
 //
 // An invitation is pending until it is accepted, cancelled or expired, and
 // then never changes again. Every transition is one guarded UPDATE judged by
-// the rows it changed, in the transaction that also writes what follows from it
-// and the audit row. The token is in the mail alone: the store has its hash.
+// the rows it changed, in the transaction that also writes what follows from it:
+// the audit row, the webhook's event, and the outbox from which its mail goes
+// out, as often as it takes. The token is in the mail alone: the store has its
+// hash.
 package invitation
 
 import (
@@ -13,14 +15,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"net/mail"
 	"net/url"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
 
 	"github.com/tenantgate/tenantgate/backends/server"
+	"github.com/tenantgate/tenantgate/backends/webhook"
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/password"
@@ -33,14 +38,14 @@ const (
 	DefaultCooldown = time.Minute
 	DefaultProduct  = "abc"
 	DefaultRole     = "Viewer"
+	DefaultLocale   = "en"
+	// DefaultMailRetry is how long a mail is tried that nobody takes.
+	DefaultMailRetry = 24 * time.Hour
 
 	// maxSends is how many mails one invitation may cause.
 	maxSends = 10
 	// sweepEvery is how often [Service.Run] makes expiry durable.
 	sweepEvery = time.Minute
-	// mailTimeout bounds what a caller waits for the mail server, and then for
-	// the store to note what it said.
-	mailTimeout = 20 * time.Second
 )
 
 // Hasher hashes passwords; *password.Hasher is the one to use. Both methods
@@ -79,6 +84,19 @@ type Config struct {
 	// Retention is how long an invitation is kept after it has ended, counted
 	// from the time until which it could have been accepted; 0 keeps it for ever.
 	Retention time.Duration
+	// MailRetry is how long a mail is tried that nobody takes, a day if 0.
+	MailRetry time.Duration
+	// Limits bound how many invitations are made and mails sent.
+	Limits Limits
+	// TrustInviters says that an invitation stays good when its inviter may no
+	// longer make it.
+	TrustInviters bool
+	// Locale is the language of mails whose invitation names none, "en" if empty.
+	Locale string
+	// Templates holds texts that replace the shipped ones, nil for none.
+	Templates fs.FS
+	// Webhook is told what happens to invitations, nil for nobody.
+	Webhook *webhook.Outbox
 	// Random is where tokens come from: crypto/rand.Reader.
 	Random io.Reader
 }
@@ -88,9 +106,11 @@ type Service struct {
 	config  Config
 	router  *server.Router
 	mails   *templates
-	guesses *throttle
-	read    string // the permission for reading calls
-	write   string // the permission for changing ones
+	outbox  *outbox
+	guesses *throttle // of passwords, by account
+	callers *throttle // of looks and accepts, by client address
+	read    string    // the permission for reading calls
+	write   string    // the permission for changing ones
 }
 
 // New returns the service that config describes.
@@ -98,7 +118,7 @@ func New(config Config) (*Service, error) {
 	if err := config.complete(); err != nil {
 		return nil, fmt.Errorf("invitation service: %w", err)
 	}
-	mails, err := parseTemplates()
+	mails, err := parseTemplates(config.Templates, config.Locale)
 	if err != nil {
 		return nil, fmt.Errorf("invitation service: %w", err)
 	}
@@ -109,12 +129,15 @@ func New(config Config) (*Service, error) {
 	s := &Service{
 		config:  config,
 		mails:   mails,
+		outbox:  newOutbox(),
 		guesses: newThrottle(maxGuesses, guessWindow),
+		callers: newThrottle(config.Limits.PerAddress, addressWindow),
 		read:    config.Product + "/invitations/read",
 		write:   config.Product + "/invitations/write",
 	}
 	s.router = server.NewRouter(server.Config{Log: config.Log, GatewaySecret: config.GatewaySecret, Clock: config.Clock})
 	s.router.Handle("POST /api/invitations/{$}", s.create)
+	s.router.Handle("POST /api/invitations/bulk/{$}", s.bulk)
 	s.router.Handle("GET /api/invitations/{$}", s.list)
 	s.router.Handle("GET /api/invitations/{id}/{$}", s.get)
 	s.router.Handle("POST /api/invitations/{id}/cancel/{$}", s.cancel)
@@ -139,6 +162,12 @@ func (c *Config) complete() error {
 	if c.Cooldown == 0 {
 		c.Cooldown = DefaultCooldown
 	}
+	if c.MailRetry == 0 {
+		c.MailRetry = DefaultMailRetry
+	}
+	if c.Locale == "" {
+		c.Locale = DefaultLocale
+	}
 	switch {
 	case c.DB == nil || c.Log == nil || c.Clock == nil || c.Hasher == nil || c.Mail == nil || c.Random == nil:
 		return errors.New("the store, log, clock, hasher, mail transport and random source are required")
@@ -150,23 +179,34 @@ func (c *Config) complete() error {
 		return fmt.Errorf("the cooldown must not be negative, not %s", c.Cooldown)
 	case c.Retention < 0:
 		return fmt.Errorf("the retention must not be negative, not %s", c.Retention)
+	case c.MailRetry < 0:
+		return fmt.Errorf("the time for which a mail is tried must not be negative, not %s", c.MailRetry)
 	}
-	return nil
+	return c.Limits.check()
 }
 
 // Handler returns the service's HTTP API.
 func (s *Service) Handler() http.Handler { return s.router }
 
-// Run makes expiry durable and deletes what has ended long ago, every minute
-// until ctx ends, and then returns nil.
+// Run makes expiry durable and deletes what has ended long ago, every minute,
+// and sends the mails of the outbox, until ctx ends; then it returns nil. Mails
+// that are on their way get a few seconds to end.
 func (s *Service) Run(ctx context.Context) error {
+	var work sync.WaitGroup
+	work.Go(func() { s.sendDue(ctx) })
+	work.Go(func() { s.sweepOften(ctx) })
+	work.Wait()
+	return nil
+}
+
+func (s *Service) sweepOften(ctx context.Context) {
 	ticker := time.NewTicker(sweepEvery)
 	defer ticker.Stop()
 	for {
 		s.sweep(ctx)
 		select {
 		case <-ctx.Done():
-			return nil
+			return
 		case <-ticker.C:
 		}
 	}

@@ -45,9 +45,9 @@ func (s *Service) look(w http.ResponseWriter, r *http.Request) error {
 	if err := server.Decode(r, &body); err != nil {
 		return err
 	}
-	hash, ok := parseToken(body.Token.Reveal())
-	if !ok {
-		return errUnknownToken()
+	hash, err := s.takeToken(r, body.Token)
+	if err != nil {
+		return err
 	}
 	inv, account, err := s.examine(r.Context(), hash)
 	if err != nil {

@@ -1,7 +1,6 @@
 package invitation
 
 import (
-	"bytes"
 	"context"
 	"embed"
 	"errors"
@@ -14,13 +13,21 @@ import (
 	"time"
 
 	gomail "github.com/wneessen/go-mail"
+	"golang.org/x/text/language"
 
 	"github.com/tenantgate/tenantgate/internal/identity"
 	"github.com/tenantgate/tenantgate/internal/secret"
 )
 
-//go:embed templates
+// templateFiles are the parts of the page.
+//
+//go:embed templates/en/invite.*
 var templateFiles embed.FS
+
+// mailFiles are the mails, a folder for each locale.
+//
+//go:embed templates/*/invitation.* templates/*/subject.txt
+var mailFiles embed.FS
 
 // Transport takes mails away.
 type Transport interface {
@@ -59,7 +66,7 @@ func deliveryReason(err error) string {
 	if errors.As(err, &e) {
 		return e.Reason
 	}
-	return "failed"
+	return reasonFailed
 }
 
 // message returns m in the form of RFC 5322. Every text goes through encoders:
@@ -86,56 +93,83 @@ func (m Mail) message() (*gomail.Msg, error) {
 	return msg, nil
 }
 
-// templates are the mails of one locale.
+// templates are the mails of all locales, with what the installation and the
+// tenants say instead.
 type templates struct {
+	fallback     string   // the locale of invitations that name none
+	names        []string // of all locales, sorted
+	matcher      language.Matcher
+	installation map[string]*wording           // by locale
+	tenants      map[int64]map[string]*wording // of the tenants that say something else
+}
+
+// wording is the mail in one locale.
+type wording struct {
+	// subject is fixed: a subject with somebody's text in it is a free line of
+	// advertising (OWASP, e-mail content injection).
 	subject string
 	text    *texttemplate.Template
 	html    *htmltemplate.Template
 }
 
-// invitationSubject is fixed: a subject with somebody's text in it is a free
-// line of advertising (OWASP, e-mail content injection).
-const invitationSubject = "You are invited"
-
-func parseTemplates() (*templates, error) {
-	text, err := texttemplate.ParseFS(templateFiles, "templates/en/invitation.txt")
-	if err != nil {
-		return nil, fmt.Errorf("mail template: %w", err)
-	}
-	html, err := htmltemplate.ParseFS(templateFiles, "templates/en/invitation.html")
-	if err != nil {
-		return nil, fmt.Errorf("mail template: %w", err)
-	}
-	return &templates{subject: invitationSubject, text: text, html: html}, nil
+// mailData is what templates may show: one line of plain text each.
+type mailData struct {
+	Name    string // the invited person's, or empty
+	Tenant  string
+	Inviter string // may be empty
+	Email   string // the invited address as typed
+	Expires string // when the invitation ends, in the form of the locale
+	Link    string // the page that accepts it, with the token in the fragment
+	Accept  string // the URL of the API call that accepts it
+	Token   string
+	Locale  string // such as "de"
 }
 
-// invitation returns the mail that carries the token. Name and tenant are made
-// harmless again here, because other services store them too. The note is the
-// inviter's memo and stays out.
+// invitation returns the mail that carries the token, in the invitation's
+// locale or the default one. Name and tenant are made harmless again here,
+// because other services store them too. The note is the inviter's memo and
+// stays out.
 func (t *templates) invitation(inv *record, publicURL *url.URL, token secret.String) (Mail, error) {
-	data := map[string]string{
-		"Name":    plain(inv.name, maxName),
-		"Tenant":  plain(inv.tenantName, maxName),
-		"Inviter": plain(inv.inviterName, maxName),
-		"Email":   inv.email,
-		"Expires": time.UnixMilli(inv.expiresAt).UTC().Format("2 January 2006, 15:04 MST"),
-		// The fragment stays in the browser: no log and no Referer has it.
-		"Link":   strings.TrimSuffix(publicURL.String(), "/") + "/invite#token=" + token.Reveal(),
-		"Accept": strings.TrimSuffix(publicURL.String(), "/") + "/api/invitations/accept/",
-		"Token":  token.Reveal(),
+	locale, ok := t.locale(inv.locale)
+	if !ok {
+		locale = t.fallback
 	}
-	var text, html bytes.Buffer
-	if err := t.text.Execute(&text, data); err != nil {
-		return Mail{}, fmt.Errorf("mail text: %w", err)
+	words := t.installation[locale]
+	if own := t.tenants[inv.tenantID]; own != nil {
+		words = own[locale]
 	}
-	if err := t.html.Execute(&html, data); err != nil {
-		return Mail{}, fmt.Errorf("mail HTML: %w", err)
+	base := strings.TrimSuffix(publicURL.String(), "/")
+	text, html, err := words.render(mailData{
+		Name:    plain(inv.name, maxName),
+		Tenant:  plain(inv.tenantName, maxName),
+		Inviter: plain(inv.inviterName, maxName),
+		Email:   inv.email,
+		Expires: formatExpiry(time.UnixMilli(inv.expiresAt).UTC(), locale),
+		Link:    link(publicURL, token),
+		Accept:  base + "/api/invitations/accept/",
+		Token:   token.Reveal(),
+		Locale:  locale,
+	})
+	if err != nil {
+		return Mail{}, err
 	}
 	// The domain as typed may hold Unicode; a mail server wants the A-label.
 	local, _, _ := strings.Cut(inv.email, "@")
 	_, domain, _ := strings.Cut(inv.emailKey, "@")
 	return Mail{
 		ID: identity.NewID(), To: mail.Address{Address: local + "@" + domain},
-		Subject: t.subject, Text: text.String(), HTML: html.String(),
+		Subject: words.subject, Text: text, HTML: html,
 	}, nil
+}
+
+// render fills in both parts. HTML is escaped by its context.
+func (w *wording) render(data mailData) (text, html string, err error) {
+	var t, h strings.Builder
+	if err := w.text.Execute(&t, data); err != nil {
+		return "", "", fmt.Errorf("mail text: %w", err)
+	}
+	if err := w.html.Execute(&h, data); err != nil {
+		return "", "", fmt.Errorf("mail HTML: %w", err)
+	}
+	return t.String(), h.String(), nil
 }

@@ -1,6 +1,7 @@
 package invitation_test
 
 import (
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -13,8 +14,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"github.com/tenantgate/tenantgate/backends/invitation"
 	"github.com/tenantgate/tenantgate/internal/database/dbtest"
@@ -73,12 +76,19 @@ func inFolder(t testing.TB) (*fixture, string) {
 	return newFixture(t, dbtest.SQLite(t), func(c *invitation.Config) { c.Mail = transport }), folder
 }
 
+// firstMail waits for a mail in a folder: the API does not wait for slow ones.
+func firstMail(t require.TestingT, folder string) parsed {
+	require.Eventually(t, func() bool { return len(mailsIn(t, folder)) > 0 }, 10*time.Second, 5*time.Millisecond)
+	return parseMail(t, mailsIn(t, folder)[0])
+}
+
 func TestMailInAFolder(t *testing.T) {
 	t.Parallel()
 	f, folder := inFolder(t)
 	a := f.as(t, admin, 1, http.MethodPost, "/api/invitations/", `{"email":"Nina@bücher.test","name":"Nina"}`)
 	require.Equal(t, http.StatusCreated, a.Code, a.Body)
 
+	m := firstMail(t, folder)
 	names, err := os.ReadDir(folder)
 	require.NoError(t, err)
 	require.Len(t, names, 1, "no temporary file is left")
@@ -90,7 +100,6 @@ func TestMailInAFolder(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, os.FileMode(0o700), info.Mode().Perm())
 
-	m := parseMail(t, mailsIn(t, folder)[0])
 	require.Equal(t, "You are invited", m.header.Get("Subject"))
 	require.Equal(t, `"Acme Gate" <no-reply@gate.test>`, m.header.Get("From"))
 	require.Equal(t, "<Nina@xn--bcher-kva.test>", m.header.Get("To"))
@@ -116,8 +125,12 @@ func TestUnwritableMailFolder(t *testing.T) {
 	require.NoError(t, os.RemoveAll(folder))
 	a := f.as(t, admin, 1, http.MethodPost, "/api/invitations/", `{"email":"a@x.test"}`)
 	require.Equal(t, http.StatusCreated, a.Code)
-	require.Equal(t, "failed", a.at("delivery", "status"))
-	require.Equal(t, "failed", a.at("delivery", "error"))
+	id := a.body["id"].(string)
+	require.Eventually(t, func() bool {
+		a = f.as(t, admin, 1, http.MethodGet, "/api/invitations/"+id+"/", "")
+		return a.at("delivery", "error") == "failed"
+	}, 10*time.Second, 5*time.Millisecond)
+	require.Equal(t, "pending", a.at("delivery", "status"), "it is tried again")
 
 	file := filepath.Join(t.TempDir(), "file")
 	require.NoError(t, os.WriteFile(file, nil, 0o600))
@@ -125,6 +138,74 @@ func TestUnwritableMailFolder(t *testing.T) {
 	require.Error(t, err)
 	_, err = invitation.NewFolder("")
 	require.Error(t, err)
+}
+
+func TestMailsAreInTheLanguageAskedFor(t *testing.T) {
+	t.Parallel()
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := newFixture(t, url, func(c *invitation.Config) {
+			c.Locale = "fr"
+			c.Templates = folderOf("tenants/2/de/subject.txt", "Globex lädt Sie ein")
+		})
+		mails := func(address string) (found []invitation.Mail) {
+			f.mails.mu.Lock()
+			defer f.mails.mu.Unlock()
+			for _, m := range f.mails.mails {
+				if m.To.Address == address {
+					found = append(found, m)
+				}
+			}
+			return found
+		}
+		for i, c := range []struct {
+			user           string
+			tenant         int
+			asked          string
+			stored         any
+			subject, words string
+		}{
+			{admin, 1, `,"locale":"de-AT"`, "de", "Sie wurden eingeladen", "acme beizutreten"},
+			{stranger, 2, `,"locale":"de"`, "de", "Globex lädt Sie ein", "globex beizutreten"},
+			{admin, 1, `,"locale":"en-GB"`, "en", "You are invited", "to join acme"},
+			{admin, 1, ``, "", "Vous avez reçu une invitation", "rejoindre acme"},
+			{admin, 1, `,"locale":""`, "", "Vous avez reçu une invitation", "rejoindre acme"},
+		} {
+			address := fmt.Sprintf("p%d@x.test", i)
+			a := f.as(t, c.user, c.tenant, http.MethodPost, "/api/invitations/", `{"email":"`+address+`"`+c.asked+`}`)
+			require.Equal(t, http.StatusCreated, a.Code, a.Body)
+			require.Equal(t, c.stored, a.body["locale"])
+			require.Eventually(t, func() bool { return len(mails(address)) == 1 }, 10*time.Second, 5*time.Millisecond)
+			f.clock.Advance(time.Minute)
+			a = f.as(t, c.user, c.tenant, http.MethodPost, "/api/invitations/"+a.body["id"].(string)+"/resend/", "")
+			require.Equal(t, http.StatusOK, a.Code, a.Body)
+			require.Eventually(t, func() bool { return len(mails(address)) == 2 }, 10*time.Second, 5*time.Millisecond)
+			for _, m := range mails(address) {
+				require.Equal(t, c.subject, m.Subject)
+				require.Contains(t, m.Text, c.words)
+			}
+		}
+		for _, unknown := range []string{"ja", "german", "../de", `de\r\nBcc: x@evil.test`} {
+			a := f.as(t, admin, 1, http.MethodPost, "/api/invitations/", `{"email":"q@x.test","locale":"`+unknown+`"}`)
+			require.Equal(t, http.StatusUnprocessableEntity, a.Code, a.Body)
+			require.Equal(t, []string{"/locale unknown-locale"}, a.fields())
+		}
+	})
+}
+
+func TestATemplateThatCanNotWorkStopsTheStart(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, dbtest.SQLite(t))
+	config := invitation.Config{
+		DB: f.db, Log: zap.NewNop(), Clock: f.clock, Hasher: plainHasher{}, Mail: f.mails, PublicURL: publicURL, Random: rand.Reader,
+	}
+	_, err := invitation.New(config)
+	require.NoError(t, err)
+	config.Templates = folderOf("de/invitation.txt", "Hallo")
+	_, err = invitation.New(config)
+	require.ErrorContains(t, err, "invitation service: mail templates: de/invitation.txt: the text lacks the link")
+	config.Templates, config.Locale = nil, "nl"
+	_, err = invitation.New(config)
+	require.ErrorContains(t, err, `there is no default locale "nl"`)
 }
 
 // TestHardening_CWE93_CWE79_NoTextEndsAHeaderOrATag puts markup and line breaks
@@ -145,7 +226,7 @@ func TestHardening_CWE93_CWE79_NoTextEndsAHeaderOrATag(t *testing.T) {
 	a := f.as(t, admin, 1, http.MethodPost, "/api/invitations/", string(body))
 	require.Equal(t, http.StatusCreated, a.Code, a.Body)
 
-	m := parseMail(t, mailsIn(t, folder)[0])
+	m := firstMail(t, folder)
 	var names []string
 	for name := range m.header {
 		names = append(names, name)
@@ -163,9 +244,54 @@ func TestHardening_CWE93_CWE79_NoTextEndsAHeaderOrATag(t *testing.T) {
 	require.Contains(t, m.text, "Hello "+evil+",\n", "the text is not changed, only harmless")
 }
 
-// TestHardening_HostHeaderPoisoning shows that a link is made of the settings
-// alone (OWASP Forgot Password cheat sheet; CVE-2016-9878 and many like it).
-func TestHardening_HostHeaderPoisoning(t *testing.T) {
+// TestHardening_CWE93_CWE79_NoLocaleLetsATextOut does the same with the mails of
+// every locale, and with an override that puts texts where HTML has other rules.
+func TestHardening_CWE93_CWE79_NoLocaleLetsATextOut(t *testing.T) {
+	t.Parallel()
+	const tail = `<script>alert(1)</script>"'><a href=https://evil.test>{{.Token}}`
+	evil := nina
+	evil.Name = "Nina\r\n\r\n--boundary\r\nBcc: name@evil.test\u2028\u202e" + tail
+	evil.Tenant = "acme\nToken: inv_" + strings.Repeat("B", 43) + "\n" + tail
+	evil.Inviter = "javascript:alert(1)//\r\nBcc: inviter@evil.test" + tail
+	evil.Email = `o'neil&{{.Token}}@x.test`
+	all := templates(t, nil)
+	for _, locale := range all.Locales() {
+		t.Run(locale, func(t *testing.T) {
+			t.Parallel()
+			harmless := received(t, mailOf(t, all, in(nina, locale)))
+			m := received(t, mailOf(t, all, in(evil, locale)))
+			require.Equal(t, subject(t, harmless), subject(t, m))
+			require.Len(t, m.header, len(harmless.header))
+			require.Equal(t, appearance(t, harmless.html), appearance(t, m.html), "no element, attribute or address is another")
+			require.Equal(t, strings.Count(harmless.text, "\n"), strings.Count(m.text, "\n"))
+			require.Equal(t, someToken.Reveal(), tokenIn(t, m.text))
+			require.Len(t, tokenLine.FindAllString(m.text, -1), 1)
+			require.NotContains(t, m.text, "\nBcc:")
+			require.NotContains(t, m.text+m.html, "\u202e")
+			require.Contains(t, m.text, "{{.Token}}", "a template in a text stays text")
+			require.Contains(t, m.text, `o'neil&{{.Token}}@x.test`)
+			require.Contains(t, m.html, "o&#39;neil&amp;{{.Token}}@x.test")
+		})
+	}
+
+	own := templates(t, folderOf("en/invitation.html", `<a title={{.Name}} href="{{.Link}}">x</a><a href="{{.Inviter}}" onclick="f({{.Tenant}})">y</a>`+
+		`<style>p { color: {{.Name}} }</style><script>let a = {{.Tenant}}, b = "{{.Name}}";</script>`))
+	page := mailOf(t, own, in(evil, "en")).HTML
+	require.Equal(t, []string{"html", "head", "body", "a", "a", "style", "script"}, func() (names []string) {
+		for _, element := range appearance(t, page) {
+			names = append(names, strings.Fields(element)[0])
+		}
+		return names
+	}())
+	require.Contains(t, page, `href="#ZgotmplZ"`)
+	require.NotContains(t, page, `"javascript:`)
+	require.Equal(t, 1, strings.Count(page, "</script>"))
+	require.Contains(t, page, "color: ZgotmplZ")
+}
+
+// TestHardening_CWE640_ALinkIsMadeOfTheSettingsAlone sends the headers that make
+// links of other services point elsewhere (OWASP Forgot Password cheat sheet).
+func TestHardening_CWE640_ALinkIsMadeOfTheSettingsAlone(t *testing.T) {
 	t.Parallel()
 	f := newFixture(t, dbtest.SQLite(t))
 	for i, headers := range [][]string{

@@ -7,6 +7,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"github.com/tenantgate/tenantgate/backends/idempotency"
 	"github.com/tenantgate/tenantgate/internal/database"
 )
 
@@ -47,10 +48,12 @@ func PurgeEnded(ctx context.Context, db *database.DB, retention time.Duration, d
 	})
 }
 
-// sweep makes expiry durable and deletes what is old, and logs both.
+// sweep makes expiry durable and deletes what is old, and logs both. Nobody
+// need know of the uses and answers that it forgets.
 func (s *Service) sweep(ctx context.Context) {
-	expired, err := MarkExpired(ctx, s.config.DB, false)
+	expired, err := MarkExpired(ctx, s.config.DB, s.config.Webhook, false)
 	if expired > 0 {
+		s.config.Webhook.Wake()
 		s.config.Log.Info("expired invitations marked", zap.Int("count", expired))
 	}
 	if err != nil {
@@ -63,6 +66,12 @@ func (s *Service) sweep(ctx context.Context) {
 	}
 	if err != nil {
 		s.complain(ctx, "old invitations not deleted", err)
+	}
+	if err := purgeUses(ctx, s.config.DB); err != nil {
+		s.complain(ctx, "old uses of limits not deleted", err)
+	}
+	if _, err := idempotency.Purge(ctx, s.config.DB); err != nil {
+		s.complain(ctx, "old answers not deleted", err)
 	}
 }
 

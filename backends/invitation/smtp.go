@@ -27,6 +27,14 @@ const (
 	TLSNone TLSMode = "none"
 )
 
+// The reasons of a [SendError].
+const (
+	reasonUnavailable = "unavailable"
+	reasonTemporary   = "refused-temporarily"
+	reasonPermanent   = "refused-permanently" // the only one that no retry mends
+	reasonFailed      = "failed"
+)
+
 // defaultSMTPTimeout is the default of SMTPConfig.Timeout.
 const defaultSMTPTimeout = 10 * time.Second
 
@@ -115,13 +123,13 @@ func (s *SMTP) Send(ctx context.Context, m Mail) error {
 	var refused *gomail.SendError
 	switch {
 	case !errors.As(err, &refused):
-		return &SendError{Reason: "unavailable", Err: err}
+		return &SendError{Reason: reasonUnavailable, Err: err}
 	case refused.IsTemp():
-		return &SendError{Reason: "refused-temporarily", Err: err}
+		return &SendError{Reason: reasonTemporary, Err: err}
 	case refused.ErrorCode() >= 500:
-		return &SendError{Reason: "refused-permanently", Err: err}
+		return &SendError{Reason: reasonPermanent, Err: err}
 	}
-	return &SendError{Reason: "failed", Err: err}
+	return &SendError{Reason: reasonFailed, Err: err}
 }
 
 var _ Transport = (*SMTP)(nil)

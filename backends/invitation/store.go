@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/tenantgate/tenantgate/backends/tenant/rights"
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/identity"
 )
@@ -24,6 +23,8 @@ const (
 	deliveryPending = "pending"
 	deliverySent    = "sent"
 	deliveryFailed  = "failed"
+	// deliveryNone is shown if the inviter was given the token. It is not stored.
+	deliveryNone = "none"
 )
 
 // record is one row with its tenant and the name of its role. Times are unix milliseconds, 0
@@ -38,8 +39,11 @@ type record struct {
 	status                                 string
 	inviterID, inviterName, acceptedUserID string
 	reportedIP, requestIP                  string
+	locale                                 string
+	handedOut                              bool
 	delivery, deliveryError                string
 	sendCount                              int
+	nextAttempt                            int64 // of the mail; 0: none is due
 	expiresAt, createdAt, updatedAt        int64
 	sentAt, acceptedAt, cancelledAt        int64
 }
@@ -55,15 +59,16 @@ func (r *record) effective(nowMS int64) string {
 
 const selectRecord = `SELECT i.id, i.tenant_id, t.name, t.status, i.email, i.email_key, i.name, i.note, COALESCE(i.role_id, 0), COALESCE(r.name, ''),
 	i.status, COALESCE(i.inviter_id, ''), i.inviter_name, COALESCE(i.accepted_user_id, ''), i.reported_ip, i.request_ip,
-	i.delivery, i.delivery_error, i.send_count, i.expires_at, i.created_at, i.updated_at,
+	i.locale, i.handed_out, i.delivery, i.delivery_error, i.send_count, COALESCE(m.due_at, 0), i.expires_at, i.created_at, i.updated_at,
 	COALESCE(i.sent_at, 0), COALESCE(i.accepted_at, 0), COALESCE(i.cancelled_at, 0)
-	FROM invitations i JOIN tenants t ON t.id = i.tenant_id LEFT JOIN roles r ON r.id = i.role_id `
+	FROM invitations i JOIN tenants t ON t.id = i.tenant_id LEFT JOIN roles r ON r.id = i.role_id
+	LEFT JOIN invitation_mails m ON m.invitation_id = i.id `
 
 func scanRecord(row interface{ Scan(...any) error }) (record, error) {
 	var r record
 	err := row.Scan(&r.id, &r.tenantID, &r.tenantName, &r.tenantStatus, &r.email, &r.emailKey, &r.name, &r.note, &r.roleID, &r.roleName,
 		&r.status, &r.inviterID, &r.inviterName, &r.acceptedUserID, &r.reportedIP, &r.requestIP,
-		&r.delivery, &r.deliveryError, &r.sendCount, &r.expiresAt, &r.createdAt, &r.updatedAt,
+		&r.locale, &r.handedOut, &r.delivery, &r.deliveryError, &r.sendCount, &r.nextAttempt, &r.expiresAt, &r.createdAt, &r.updatedAt,
 		&r.sentAt, &r.acceptedAt, &r.cancelledAt)
 	if errors.Is(err, sql.ErrNoRows) {
 		return record{}, identity.ErrNotFound
@@ -103,6 +108,9 @@ func findPending(ctx context.Context, q identity.Queryer, tenantID int64, emailK
 // filter selects rows of a list; an empty field selects all.
 type filter struct {
 	status, emailKey string
+	// from and before bound created_at, in unix milliseconds: from is in, before
+	// is out.
+	from, before int64
 }
 
 // list returns at most limit rows of the tenant, newest first, that come after
@@ -126,6 +134,12 @@ func list(ctx context.Context, q identity.Queryer, tenantID, nowMS int64, f filt
 	if f.emailKey != "" {
 		query += ` AND i.email_key = ` + place(f.emailKey)
 	}
+	if f.from != 0 {
+		query += ` AND i.created_at >= ` + place(f.from)
+	}
+	if f.before != 0 {
+		query += ` AND i.created_at < ` + place(f.before)
+	}
 	if after != nil {
 		query += ` AND (i.created_at, i.id) < (` + place(after.createdAt) + `, ` + place(after.id) + `)`
 	}
@@ -145,18 +159,26 @@ func list(ctx context.Context, q identity.Queryer, tenantID, nowMS int64, f filt
 	return records, rows.Err()
 }
 
-// insert stores a new pending invitation. A second pending one for the same
-// address in the tenant is a database.ErrConflict.
+// insert stores a new pending invitation. tokenHash is nil if its mail is to
+// make the token.
 func insert(ctx context.Context, tx *database.Tx, r *record, tokenHash []byte) error {
 	_, err := tx.ExecContext(ctx, `INSERT INTO invitations (id, tenant_id, email, email_key, name, note, role_id, token_hash,
-		inviter_id, inviter_name, reported_ip, request_ip, send_count, expires_at, created_at, updated_at)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, NULLIF($9, ''), $10, $11, $12, 1, $13, $14, $14)`,
+		inviter_id, inviter_name, reported_ip, request_ip, locale, handed_out, send_count, expires_at, created_at, updated_at)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, NULLIF($9, ''), $10, $11, $12, $13, $14, 1, $15, $16, $16)`,
 		r.id, r.tenantID, r.email, r.emailKey, r.name, r.note, r.roleID, tokenHash,
-		r.inviterID, r.inviterName, r.reportedIP, r.requestIP, r.expiresAt, tx.NowMS())
+		r.inviterID, r.inviterName, r.reportedIP, r.requestIP, r.locale, number(r.handedOut), r.expiresAt, tx.NowMS())
 	if err != nil {
 		return fmt.Errorf("insert invitation: %w", err)
 	}
 	return nil
+}
+
+// number is how both databases keep a truth value.
+func number(b bool) int {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // changed reports whether a guarded UPDATE of one row found it.
@@ -182,27 +204,27 @@ func markCancelled(ctx context.Context, tx *database.Tx, tenantID int64, id stri
 		WHERE tenant_id = $2 AND id = $3 AND status = 'pending' AND expires_at > $1`, tx.NowMS(), tenantID, id))
 }
 
-// renew gives a pending invitation another token and expiry. It is false if
+// renew gives a pending invitation another expiry, and the token with the given
+// hash or, if that is nil, none until its mail is made. It is false if
 // the invitation is not pending, was sent too often, or was sent later than
-// notSince. One whose mail failed may be sent again at once.
+// notSince. One whose mail did not go out may be sent again at once.
 func renew(ctx context.Context, tx *database.Tx, tenantID int64, id string, tokenHash []byte, expiresAt, notSince int64) (bool, error) {
-	return changed(tx.ExecContext(ctx, `UPDATE invitations SET token_hash = $1, expires_at = $2, updated_at = $3, delivery = 'pending',
-		delivery_error = '', send_count = send_count + 1, version = version + 1
-		WHERE tenant_id = $4 AND id = $5 AND status = 'pending' AND expires_at > $3 AND send_count < $6
-		AND (delivery = 'failed' OR updated_at <= $7)`,
-		tokenHash, expiresAt, tx.NowMS(), tenantID, id, maxSends, notSince))
+	return changed(tx.ExecContext(ctx, `UPDATE invitations SET token_hash = $1, expires_at = $2, updated_at = $3, handed_out = $4,
+		delivery = 'pending', delivery_error = '', send_count = send_count + 1, version = version + 1
+		WHERE tenant_id = $5 AND id = $6 AND status = 'pending' AND expires_at > $3 AND send_count < $7
+		AND (delivery = 'failed' OR delivery_error <> '' OR updated_at <= $8)`,
+		tokenHash, expiresAt, tx.NowMS(), number(tokenHash != nil), tenantID, id, maxSends, notSince))
 }
 
-// markDelivery notes what became of the mail that held the token. It is false
-// if that token was replaced in the meantime.
-func markDelivery(ctx context.Context, tx *database.Tx, tenantID int64, id string, tokenHash []byte, delivery, reason string) (bool, error) {
-	var sentAt *int64
-	if now := tx.NowMS(); delivery == deliverySent {
-		sentAt = &now
+// countPending returns how many invitations of the tenant are pending at the
+// transaction's time.
+func countPending(ctx context.Context, tx *database.Tx, tenantID int64) (n int64, err error) {
+	err = tx.QueryRowContext(ctx, `SELECT COUNT(*) FROM invitations WHERE tenant_id = $1 AND status = 'pending' AND expires_at > $2`,
+		tenantID, tx.NowMS()).Scan(&n)
+	if err != nil {
+		return 0, fmt.Errorf("count pending invitations: %w", err)
 	}
-	return changed(tx.ExecContext(ctx, `UPDATE invitations SET delivery = $1, delivery_error = $2, sent_at = COALESCE($3, sent_at),
-		updated_at = $4, version = version + 1 WHERE tenant_id = $5 AND id = $6 AND token_hash = $7`,
-		delivery, reason, sentAt, tx.NowMS(), tenantID, id, tokenHash))
+	return n, nil
 }
 
 // expireLapsed makes the expiry of an address's invitation durable, so that
@@ -218,19 +240,6 @@ func expireLapsed(ctx context.Context, tx *database.Tx, tenantID int64, emailKey
 	return id, nil
 }
 
-// tenantStatus returns a tenant's status, or identity.ErrNotFound.
-func tenantStatus(ctx context.Context, q identity.Queryer, tenantID int64) (string, error) {
-	var status string
-	err := q.QueryRowContext(ctx, `SELECT status FROM tenants WHERE id = $1`, tenantID).Scan(&status)
-	if errors.Is(err, sql.ErrNoRows) {
-		return "", identity.ErrNotFound
-	}
-	if err != nil {
-		return "", fmt.Errorf("read tenant: %w", err)
-	}
-	return status, nil
-}
-
 // isMember reports whether the user with the canonical address is a member.
 func isMember(ctx context.Context, q identity.Queryer, tenantID int64, emailKey string) (bool, error) {
 	var n int
@@ -240,22 +249,4 @@ func isMember(ctx context.Context, q identity.Queryer, tenantID int64, emailKey 
 		return false, fmt.Errorf("look for a membership: %w", err)
 	}
 	return n > 0, nil
-}
-
-// maxMissing bounds how many rights [missingRights] names.
-const maxMissing = 20
-
-// missingRights returns what the role carries and the user does not hold in the
-// tenant: nobody may give away more than they have.
-func missingRights(ctx context.Context, book *rights.Book, userID string, roleID int64) ([]string, error) {
-	own, err := book.Member(ctx, userID)
-	if err != nil {
-		return nil, err
-	}
-	carried, err := book.Holds(ctx, roleID)
-	if err != nil {
-		return nil, err
-	}
-	missing := own.Lacks(carried)
-	return missing[:min(len(missing), maxMissing)], nil
 }

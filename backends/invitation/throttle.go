@@ -1,6 +1,8 @@
 package invitation
 
 import (
+	"maps"
+	"net/netip"
 	"sync"
 	"time"
 )
@@ -12,12 +14,11 @@ const (
 	guessWindow = 15 * time.Minute
 )
 
-// maxThrottled bounds the memory of a throttle. Only holders of a live token
-// for an existing account ever make an entry.
+// maxThrottled bounds the memory of a throttle.
 const maxThrottled = 10_000
 
-// throttle allows a number of attempts for a key in a window that starts with
-// the first one.
+// throttle allows a number of attempts for a key, any number if the limit is 0,
+// in a window that starts with the first one.
 type throttle struct {
 	limit  int
 	window time.Duration
@@ -38,16 +39,15 @@ func newThrottle(limit int, window time.Duration) *throttle {
 // take counts an attempt before its outcome is known, so that parallel ones
 // can't slip by, and returns 0, or how long to wait if there were too many.
 func (t *throttle) take(key string, now time.Time) time.Duration {
+	if t.limit == 0 {
+		return 0
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if len(t.tries) >= maxThrottled {
-		for k, v := range t.tries {
-			if now.Sub(v.since) >= t.window {
-				delete(t.tries, k)
-			}
-		}
-	}
 	v, ok := t.tries[key]
+	if !ok && len(t.tries) >= maxThrottled {
+		t.makeRoom(now)
+	}
 	if !ok || now.Sub(v.since) >= t.window {
 		v = tries{since: now}
 	}
@@ -57,6 +57,33 @@ func (t *throttle) take(key string, now time.Time) time.Duration {
 	v.n++
 	t.tries[key] = v
 	return 0
+}
+
+// makeRoom drops the keys whose window is over and, if those are few, any ones:
+// who has thousands of addresses, or live tokens, is not held by a throttle. It
+// leaves an eighth free, for it goes through all keys and must not for each.
+func (t *throttle) makeRoom(now time.Time) {
+	maps.DeleteFunc(t.tries, func(_ string, v tries) bool { return now.Sub(v.since) >= t.window })
+	for k := range t.tries {
+		if len(t.tries) <= maxThrottled-maxThrottled/8 {
+			return
+		}
+		delete(t.tries, k)
+	}
+}
+
+// addressKey is the key of a client address: all of an IPv4 address, of an IPv6
+// address the 64 bits of its network, which is what one customer has.
+func addressKey(text string) string {
+	address, err := netip.ParseAddr(text)
+	if err != nil {
+		return ""
+	}
+	if address = address.Unmap(); address.Is4() {
+		return address.String()
+	}
+	network, _ := address.WithZone("").Prefix(64) // 64 is in range
+	return network.String()
 }
 
 // forget clears a key after a right answer.

@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io"
+	"net/url"
 	"strings"
 
 	"github.com/google/uuid"
@@ -43,6 +44,12 @@ func parseToken(text string) ([]byte, bool) {
 		return nil, false
 	}
 	return hashToken(text), true
+}
+
+// link returns what an invitation's mail links to. The fragment stays in the
+// browser: no log and no Referer has it.
+func link(publicURL *url.URL, token secret.String) string {
+	return strings.TrimSuffix(publicURL.String(), "/") + "/invite#token=" + token.Reveal()
 }
 
 func hashToken(token string) []byte {

@@ -11,6 +11,7 @@ type view struct {
 	Status         string    `json:"status"`
 	Email          string    `json:"email"`
 	Name           string    `json:"name"`
+	Locale         string    `json:"locale"`
 	Tenant         tenantRef `json:"tenant"`
 	Role           *roleRef  `json:"role"`
 	Inviter        userRef   `json:"inviter"`
@@ -50,12 +51,14 @@ type metadata struct {
 	Note      string `json:"note"`
 }
 
-// delivery is what became of the mail.
+// delivery is what became of the mail. Status none: the inviter was given the
+// token. Pending with an error: it is tried again at NextAttemptAt.
 type delivery struct {
-	Status string  `json:"status"`
-	Error  string  `json:"error,omitempty"`
-	Sends  int     `json:"sends"`
-	SentAt *string `json:"sent_at"`
+	Status        string  `json:"status"`
+	Error         string  `json:"error,omitempty"`
+	Sends         int     `json:"sends"`
+	SentAt        *string `json:"sent_at"`
+	NextAttemptAt *string `json:"next_attempt_at,omitempty"`
 }
 
 // listView is one page of invitations.
@@ -69,17 +72,23 @@ func (r *record) view(nowMS int64) view {
 	v := view{
 		ID:     r.id,
 		Status: r.effective(nowMS),
-		Email:  r.email, Name: r.name,
+		Email:  r.email, Name: r.name, Locale: r.locale,
 		Tenant:         tenantRef{r.tenantID, r.tenantName},
 		Inviter:        userRef{optional(r.inviterID), r.inviterName},
 		Metadata:       metadata{r.reportedIP, r.note},
-		Delivery:       delivery{r.delivery, r.deliveryError, r.sendCount, optionalTime(r.sentAt)},
+		Delivery:       delivery{Status: r.delivery, Error: r.deliveryError, Sends: r.sendCount, SentAt: optionalTime(r.sentAt)},
 		AcceptedUserID: optional(r.acceptedUserID),
 		CreatedAt:      formatTime(r.createdAt),
 		UpdatedAt:      formatTime(r.updatedAt),
 		ExpiresAt:      formatTime(r.expiresAt),
 		AcceptedAt:     optionalTime(r.acceptedAt),
 		CancelledAt:    optionalTime(r.cancelledAt),
+	}
+	if r.handedOut {
+		v.Delivery.Status = deliveryNone
+	}
+	if r.deliveryError != "" && v.Status == statusPending { // else nobody need know when it is due: it may wait for mails of other tenants
+		v.Delivery.NextAttemptAt = optionalTime(r.nextAttempt)
 	}
 	if r.roleID != 0 {
 		v.Role = &roleRef{r.roleID, r.roleName}

@@ -14,6 +14,7 @@ import (
 	"github.com/tenantgate/tenantgate/backends/auth"
 	"github.com/tenantgate/tenantgate/backends/invitation"
 	"github.com/tenantgate/tenantgate/backends/seed"
+	"github.com/tenantgate/tenantgate/backends/webhook"
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/logging"
@@ -44,7 +45,7 @@ Exit codes: 0 done, 1 failed, 2 wrong usage. An error is one line on stderr.`,
 		return &usageError{fmt.Errorf("%w: see %s --help", err, cmd.CommandPath())}
 	})
 	root.AddCommand(serveCommand(env), migrateCommand(env), copyCommand(), bootstrapCommand(env), seedCommand(env), rotateCommand(env),
-		expireCommand(env))
+		expireCommand(env), retryCommand(env))
 	return root
 }
 
@@ -157,7 +158,7 @@ func settingsHelp() string {
 		if value == "" {
 			value = "(not set)"
 		}
-		fmt.Fprintf(&table, "  %-22s %-24s %s\n", s.Name, value, strings.ReplaceAll(s.Help, "`", ""))
+		fmt.Fprintf(&table, "  %-28s %-24s %s\n", s.Name, value, strings.ReplaceAll(s.Help, "`", ""))
 	}
 	return strings.TrimSuffix(table.String(), "\n")
 }
@@ -243,8 +244,11 @@ batches and may run beside live traffic.`,
 			if err != nil {
 				return err
 			}
-			var deleted int
-			expired, err := invitation.MarkExpired(cmd.Context(), db, dryRun)
+			var expired, deleted int
+			hook, err := config.Webhook(db, nil)
+			if err == nil {
+				expired, err = invitation.MarkExpired(cmd.Context(), db, hook, dryRun)
+			}
 			if err == nil {
 				deleted, err = invitation.PurgeEnded(cmd.Context(), db, config.InvitationRetention, dryRun)
 			}
@@ -259,6 +263,32 @@ batches and may run beside live traffic.`,
 		},
 	}
 	cmd.Flags().BoolVar(&dryRun, "dry-run", false, "Only count them")
+	out.addTo(cmd)
+	return cmd
+}
+
+func retryCommand(env environment) *cobra.Command {
+	var out printer
+	cmd := &cobra.Command{
+		Use:   "retry-webhooks",
+		Short: "Sends the webhook events again that were given up",
+		Long: `Makes the webhook events due again that the receiver did not take in ten attempts, or did not
+want (410). "backends serve" sends them within seconds, with ten new attempts each. Events
+that are still being tried are left as they are.`,
+		Example: "  backends retry-webhooks",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			db, _, err := openStore(cmd, env)
+			if err != nil {
+				return err
+			}
+			due, err := webhook.Retry(cmd.Context(), db)
+			if err := errors.Join(err, db.Close()); err != nil {
+				return err
+			}
+			return out.print(cmd, fmt.Sprintf("Webhook events made due again: %d", due), map[string]any{"due": due})
+		},
+	}
 	out.addTo(cmd)
 	return cmd
 }

@@ -106,6 +106,7 @@ func TestFailuresAreOneLineAndExitOne(t *testing.T) {
 		"a Loki that is none":         {"serve", shell{"LOKI_URL": "ftp://gate:pw-of-u@loki"}, "LOKI_URL: push URL ftp://gate:xxxxx@loki: give one like http://loki:3100"},
 		"a folder that can't be made": {"serve", shell{"LOKI_URL": "http://127.0.0.1:1", "LOKI_BUFFER": "/dev/null"}, "LOKI_BUFFER: buffer folder: mkdir /dev/null: not a directory"},
 		"a seed without a schema":     {"seed --demo", shell{}, "database"},
+		"a retry without a schema":    {"retry-webhooks", shell{}, "database"},
 		"a start without a schema":    {"bootstrap --tenant acme --email a@x.test", shell{}, "database"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -144,6 +145,7 @@ func TestWrongUsageExitsTwo(t *testing.T) {
 		"copy --from sqlite://x.db":           "say --from URL and --to URL",
 		"migrate --force":                     "unknown flag: --force: see backends migrate --help",
 		"mark-expired-invitations --output x": "--output x: use text or json",
+		"retry-webhooks all":                  `unexpected argument "all"`,
 		"seed":                                "say --demo",
 		"bootstrap --tenant acme":             "say --tenant NAME and --email ADDRESS",
 		"bootstrap --password x":              "unknown flag: --password",
@@ -161,7 +163,7 @@ func TestHelpShowsAnExample(t *testing.T) {
 	t.Parallel()
 	s := newShell(t)
 	require.Contains(t, s.ok(t, ""), "mark-expired-invitations")
-	for _, command := range []string{"serve", "migrate", "migrate status", "copy", "bootstrap", "seed", "rotate-keys", "mark-expired-invitations"} {
+	for _, command := range []string{"serve", "migrate", "migrate status", "copy", "bootstrap", "seed", "rotate-keys", "mark-expired-invitations", "retry-webhooks"} {
 		require.Contains(t, s.ok(t, command+" --help"), "Examples:", command)
 	}
 	help := s.ok(t, "serve --help")
