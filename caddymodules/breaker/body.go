@@ -19,8 +19,9 @@ const smallBody = 16 << 10
 // the response's head starts when the request has been sent.
 type watchedBody struct {
 	io.ReadCloser
-	failed atomic.Bool
-	closed atomic.Bool
+	failed  atomic.Bool
+	reading sync.Mutex // held while the client's body is read
+	closed  atomic.Bool
 
 	// Below is for bodies that can make the transport wait; cancel is nil for others.
 	cancel   context.CancelFunc // of this attempt only
@@ -52,6 +53,11 @@ func watch(r *http.Request, patience time.Duration) (*http.Request, *watchedBody
 // Read implements io.Reader. An error after Close says nothing: the transport
 // closes the body when the upstream broke off, with a Read still under way.
 func (b *watchedBody) Read(p []byte) (int, error) {
+	b.reading.Lock()
+	defer b.reading.Unlock()
+	if b.closed.Load() {
+		return 0, http.ErrBodyReadAfterClose
+	}
 	b.rest()
 	n, err := b.ReadCloser.Read(p)
 	if err != nil && err != io.EOF && !b.closed.Load() {
@@ -63,10 +69,27 @@ func (b *watchedBody) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Close implements io.Closer.
+// Close implements io.Closer: nothing is read afterwards. It leaves the client's
+// body open, which the server closes by itself. The transport closes a body when
+// the answer comes before all of it was read; the server would then take it for
+// consumed, and the rest of it for the next request of the connection. net/http
+// guards against that only in a body of its own type (server.go,
+// closedRequestBodyEarly), and Caddy puts its idle timeout in front of it. What
+// is left of an open body is read before the answer is sent or, if it is large,
+// ends the connection.
 func (b *watchedBody) Close() error {
 	b.closed.Store(true)
-	return b.ReadCloser.Close()
+	b.reading.Lock() // wait for a Read that is under way
+	defer b.reading.Unlock()
+	return nil
+}
+
+// closeAfter closes the body once an answer has come after which the upstream
+// takes no more of it.
+func (b *watchedBody) closeAfter(res *http.Response) {
+	if b != nil && res != nil && res.Close && res.ProtoMajor == 1 {
+		_ = b.Close() // never fails
+	}
 }
 
 // run starts the time within which the upstream must take what was read.

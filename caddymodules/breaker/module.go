@@ -213,6 +213,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	if failure.outcome == core.Failure && !permit.Shadowed() {
 		t.logFailure(ctx, permit, failure, res, err)
 	}
+	body.closeAfter(res)
 	return res, err
 }
 
