@@ -6,6 +6,7 @@ package database
 import (
 	"context"
 	"database/sql"
+	"database/sql/driver"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -123,9 +124,18 @@ func (db *DB) InTx(ctx context.Context, f func(tx *Tx) error) error {
 			return nil
 		}
 		if try == maxTries || !(db.postgres != nil && lostRace(err)) || !pause(ctx, try) {
-			return translate(err)
+			return translate(blame(ctx, err))
 		}
 	}
+}
+
+// blame adds the end of ctx to the error of a connection that was cut for it:
+// the driver may say no more than that the connection is bad.
+func blame(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, driver.ErrBadConn) {
+		return fmt.Errorf("%w: %w", ctx.Err(), err)
+	}
+	return err
 }
 
 // begin begins a transaction. A connection that the server has ended, as by a
