@@ -152,22 +152,21 @@ func moveSession(ctx context.Context, tx *database.Tx, id string, tenantID int64
 	return nil
 }
 
-const deleteEndedSessions = `DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT 500)`
+const deleteEndedSessions = `DELETE FROM sessions WHERE id IN (SELECT id FROM sessions WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2)`
 
 // purgeSessions deletes sessions that nobody can use any more, with their
 // tokens, in batches, so that none holds the store's writer for long. Revoked
 // ones stay until their end: their tokens must be known as used.
 func (s *Service) purgeSessions(ctx context.Context) error {
-	for again := true; again; {
-		err := s.config.DB.InTx(ctx, func(tx *database.Tx) (err error) {
-			again, err = changed(tx.ExecContext(ctx, deleteEndedSessions, tx.NowMS()))
-			return err
-		})
+	_, err := s.config.DB.InBatches(ctx, func(tx *database.Tx, limit int) (int, error) {
+		result, err := tx.ExecContext(ctx, deleteEndedSessions, tx.NowMS(), limit)
 		if err != nil {
-			return fmt.Errorf("delete ended sessions: %w", err)
+			return 0, fmt.Errorf("delete ended sessions: %w", err)
 		}
-	}
-	return nil
+		n, err := result.RowsAffected()
+		return int(n), err
+	})
+	return err
 }
 
 // changed reports whether a statement changed a row.

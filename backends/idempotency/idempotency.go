@@ -30,9 +30,6 @@ const TTL = 24 * time.Hour
 // maxKey is the most bytes that a key may have.
 const maxKey = 255
 
-// purgeBatch is how many keys one transaction of [Purge] deletes.
-const purgeBatch = 500
-
 // Key returns the key of a request, "" if it has none. It is 1 to 255 printable
 // ASCII characters, as a string in quotes (RFC 9651 section 3.3.3, as the draft
 // asks) or as they are: "k" and k are the same key. Anything else, like a header
@@ -150,27 +147,17 @@ func Store(ctx context.Context, tx *database.Tx, slot Slot, r Response) error {
 // Purge deletes the keys that have expired, and returns how many there were. It
 // may run beside live traffic and beside itself.
 func Purge(ctx context.Context, db *database.DB) (int, error) {
-	for total := 0; ; {
-		var n int64
-		err := db.InTx(ctx, func(tx *database.Tx) error {
-			// A claim may renew a key meanwhile, hence expires_at twice.
-			result, err := tx.ExecContext(ctx, `DELETE FROM idempotency_keys WHERE expires_at <= $1
-				AND (tenant_id, caller_id, route, key) IN
-				(SELECT tenant_id, caller_id, route, key FROM idempotency_keys WHERE expires_at <= $1 LIMIT $2)`, tx.NowMS(), purgeBatch)
-			if err != nil {
-				return fmt.Errorf("delete idempotency keys: %w", err)
-			}
-			n, err = result.RowsAffected()
-			return err
-		})
+	return db.InBatches(ctx, func(tx *database.Tx, limit int) (int, error) {
+		// A claim may renew a key meanwhile, hence expires_at twice.
+		result, err := tx.ExecContext(ctx, `DELETE FROM idempotency_keys WHERE expires_at <= $1
+			AND (tenant_id, caller_id, route, key) IN
+			(SELECT tenant_id, caller_id, route, key FROM idempotency_keys WHERE expires_at <= $1 LIMIT $2)`, tx.NowMS(), limit)
 		if err != nil {
-			return total, err
+			return 0, fmt.Errorf("delete idempotency keys: %w", err)
 		}
-		total += int(n)
-		if n < purgeBatch {
-			return total, nil
-		}
-	}
+		n, err := result.RowsAffected()
+		return int(n), err
+	})
 }
 
 // Write sends the answer again, and says so by the header Idempotency-Replayed.

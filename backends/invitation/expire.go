@@ -3,19 +3,11 @@ package invitation
 import (
 	"context"
 	"fmt"
-	"time"
 
 	"github.com/tenantgate/tenantgate/backends/webhook"
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/identity"
 )
-
-// sweepBatch is how many rows one transaction of a sweep changes: few enough
-// that accepts beside it hardly wait for the writer.
-const sweepBatch = 500
-
-// maxRest bounds the pause between two batches, whatever the clock does.
-const maxRest = time.Second
 
 // MarkExpired makes the expiry of all lapsed invitations durable and returns
 // how many there were. Expiry is true at its time whether or not this ran: an
@@ -32,48 +24,11 @@ func MarkExpired(ctx context.Context, db *database.DB, hook *webhook.Outbox, dry
 		}
 		return n, nil
 	}
-	return inBatches(ctx, db, func(ctx context.Context, tx *database.Tx) (int, error) { return markExpiredBatch(ctx, tx, hook) })
+	return db.InBatches(ctx, func(tx *database.Tx, limit int) (int, error) { return markExpiredBatch(ctx, tx, hook, limit) })
 }
 
-// inBatches runs batch, each time in a transaction of its own, until it changes
-// fewer than sweepBatch rows, and returns how many it changed in all. After each
-// it rests for as long as that one took twice: a process beside this one asks
-// for SQLite's writer only now and then, and must find it free.
-func inBatches(ctx context.Context, db *database.DB, batch func(context.Context, *database.Tx) (int, error)) (int, error) {
-	total := 0
-	for {
-		began, n := db.Now(), 0
-		err := db.InTx(ctx, func(tx *database.Tx) (err error) {
-			n, err = batch(ctx, tx)
-			return err
-		})
-		if err != nil {
-			return total, err
-		}
-		total += n
-		if n < sweepBatch {
-			return total, nil
-		}
-		if err := rest(ctx, 2*db.Now().Sub(began)); err != nil {
-			return total, err
-		}
-	}
-}
-
-// rest waits, for no longer than maxRest, or returns the context's error.
-func rest(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(min(d, maxRest))
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
-}
-
-func markExpiredBatch(ctx context.Context, tx *database.Tx, hook *webhook.Outbox) (int, error) {
-	expired, err := expireOldest(ctx, tx)
+func markExpiredBatch(ctx context.Context, tx *database.Tx, hook *webhook.Outbox, limit int) (int, error) {
+	expired, err := expireOldest(ctx, tx, limit)
 	if err != nil {
 		return 0, fmt.Errorf("mark expired invitations: %w", err)
 	}
@@ -93,13 +48,13 @@ type rowID struct {
 }
 
 // expireOldest expires one batch and returns what it expired.
-func expireOldest(ctx context.Context, tx *database.Tx) ([]rowID, error) {
+func expireOldest(ctx context.Context, tx *database.Tx, limit int) ([]rowID, error) {
 	// The guard names the other states: for status = 'pending' SQLite would go
 	// through all pending rows by their index, once for each batch.
 	rows, err := tx.QueryContext(ctx, `UPDATE invitations SET status = 'expired', updated_at = $1, version = version + 1
 		WHERE status NOT IN ('accepted', 'cancelled', 'expired') AND id IN (SELECT id FROM invitations
 			WHERE status = 'pending' AND expires_at <= $1 ORDER BY expires_at LIMIT $2)
-		RETURNING tenant_id, id`, tx.NowMS(), sweepBatch)
+		RETURNING tenant_id, id`, tx.NowMS(), limit)
 	if err != nil {
 		return nil, err
 	}

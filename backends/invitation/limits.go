@@ -118,8 +118,8 @@ func (s *Service) takeMail(ctx context.Context, tx *database.Tx, emailKey string
 // purgeUses deletes what no limit counts any more.
 func purgeUses(ctx context.Context, db *database.DB) error {
 	before := db.Now().Add(-longestWindow).UnixMilli()
-	_, err := inBatches(ctx, db, func(ctx context.Context, tx *database.Tx) (int, error) {
-		result, err := tx.ExecContext(ctx, `DELETE FROM rate_uses WHERE id IN (SELECT id FROM rate_uses WHERE at <= $1 LIMIT $2)`, before, sweepBatch)
+	_, err := db.InBatches(ctx, func(tx *database.Tx, limit int) (int, error) {
+		result, err := tx.ExecContext(ctx, `DELETE FROM rate_uses WHERE id IN (SELECT id FROM rate_uses WHERE at <= $1 LIMIT $2)`, before, limit)
 		if err != nil {
 			return 0, fmt.Errorf("delete old uses: %w", err)
 		}

@@ -36,10 +36,10 @@ func PurgeEnded(ctx context.Context, db *database.DB, retention time.Duration, d
 		}
 		return n, nil
 	}
-	return inBatches(ctx, db, func(ctx context.Context, tx *database.Tx) (int, error) {
+	return db.InBatches(ctx, func(tx *database.Tx, limit int) (int, error) {
 		// The states are named one by one for the index (status, expires_at).
 		result, err := tx.ExecContext(ctx, `DELETE FROM invitations WHERE status <> 'pending' AND id IN (SELECT id FROM invitations
-			WHERE status IN ('accepted', 'cancelled', 'expired') AND expires_at <= $1 LIMIT $2)`, before, sweepBatch)
+			WHERE status IN ('accepted', 'cancelled', 'expired') AND expires_at <= $1 LIMIT $2)`, before, limit)
 		if err != nil {
 			return 0, fmt.Errorf("delete old invitations: %w", err)
 		}

@@ -13,10 +13,8 @@ import (
 const (
 	// retention is how long after it happened an event is kept that was given up.
 	retention = 30 * 24 * time.Hour
-	// purgeEvery is how often Run deletes older ones, purgeBatch how many of them
-	// in one transaction.
+	// purgeEvery is how often Run deletes older ones.
 	purgeEvery = time.Hour
-	purgeBatch = 500
 )
 
 // Retry makes all events due that were given up, with the whole schedule before
@@ -42,32 +40,21 @@ func Retry(ctx context.Context, db *database.DB) (int, error) {
 func (o *Outbox) purge(ctx context.Context) {
 	deleted, err := purgeBefore(ctx, o.db, o.db.Now().Add(-retention))
 	if deleted > 0 {
-		o.log.Info("old webhook events deleted", zap.Int64("count", deleted))
+		o.log.Info("old webhook events deleted", zap.Int("count", deleted))
 	}
 	if err != nil && ctx.Err() == nil {
 		o.log.Error("old webhook events not deleted", zap.Error(err))
 	}
 }
 
-// purgeBefore deletes in batches, so that it never holds SQLite's writer for long.
-func purgeBefore(ctx context.Context, db *database.DB, before time.Time) (int64, error) {
-	total := int64(0)
-	for {
-		n := int64(0)
-		err := db.InTx(ctx, func(tx *database.Tx) error {
-			result, err := tx.ExecContext(ctx, `DELETE FROM webhook_events WHERE id IN (SELECT id FROM webhook_events
-				WHERE due_at IS NULL AND created_at <= $1 LIMIT $2)`, before.UnixMilli(), purgeBatch)
-			if err != nil {
-				return err
-			}
-			n, err = result.RowsAffected()
-			return err
-		})
+func purgeBefore(ctx context.Context, db *database.DB, before time.Time) (int, error) {
+	return db.InBatches(ctx, func(tx *database.Tx, limit int) (int, error) {
+		result, err := tx.ExecContext(ctx, `DELETE FROM webhook_events WHERE id IN (SELECT id FROM webhook_events
+			WHERE due_at IS NULL AND created_at <= $1 LIMIT $2)`, before.UnixMilli(), limit)
 		if err != nil {
-			return total, err
+			return 0, err
 		}
-		if total += n; n < purgeBatch {
-			return total, nil
-		}
-	}
+		n, err := result.RowsAffected()
+		return int(n), err
+	})
 }
