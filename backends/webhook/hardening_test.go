@@ -93,6 +93,7 @@ func TestHardening_CWE532_NoLineAndNoRowHoldsASecret(t *testing.T) {
 			require.NotEmpty(t, f.receiver.got())
 			got := f.receiver.got()[0]
 			require.Contains(t, got.path, "Qu3ryToken")
+			require.Eventually(t, func() bool { return f.log.String() != "" }, patience, 5*time.Millisecond, "the failure is logged")
 			where := f.log.String() + r.lastError
 			for _, signature := range strings.Fields(got.header.Get("webhook-signature")) {
 				require.NotContains(t, where, strings.TrimPrefix(signature, "v1,"))
@@ -229,6 +230,7 @@ func TestHardening_CWE113_NoEventChangesTheRequest(t *testing.T) {
 	require.NotContains(t, got.header, "X-Evil")
 	require.NoError(t, webhook.Verify(secrets, got.header, got.body, f.clock.Now(), webhook.DefaultTolerance))
 	require.Contains(t, string(got.body), `","tenant_id":1,"data":{"`)
+	f.wait(t, "webhook delivered", 1)
 	require.Equal(t, 1, strings.Count(f.log.String(), "\n"), "one line")
 	parsed, err := url.Parse(f.config.URL)
 	require.NoError(t, err)
