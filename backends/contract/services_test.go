@@ -733,7 +733,8 @@ func (s *site) accepts() {
 	s.do(admin, "GET", roleGone, "", 200) // role is null
 	s.refuse(nobody, "POST", path, accept(token, good), 409, "role-gone")
 	look(token, 409, "role-gone")
-	_, token = s.invite("tom@example.com")
+	tom, token := s.invite("tom@example.com")
+	s.clock.Advance(time.Minute)
 	for change, code := range map[string]string{
 		`UPDATE tenants SET seats = 1 WHERE id = 1`:                                "seats-full",
 		`UPDATE tenants SET allowed_domains = 'example.org' WHERE id = 1`:          "domain-not-allowed",
@@ -742,6 +743,7 @@ func (s *site) accepts() {
 		s.exec(change)
 		s.refuse(nobody, "POST", path, accept(token, good), 409, code)
 		look(token, 409, code)
+		s.refuse(admin, "POST", tom+"resend/", "", 409, code)
 		s.exec(`UPDATE tenants SET seats = NULL, allowed_domains = '' WHERE id = 1`)
 		s.exec(`UPDATE users SET status = 'active'`)
 	}

@@ -169,11 +169,6 @@ func (s *Service) mayJoin(ctx context.Context, q identity.Queryer, inv *record) 
 	if err != nil {
 		return identity.User{}, err
 	}
-	if member, err := isMember(ctx, q, inv.tenantID, inv.emailKey); err != nil {
-		return identity.User{}, err
-	} else if member {
-		return identity.User{}, errAlreadyMember()
-	}
 	switch {
 	case account.Status != identity.StatusActive:
 		return identity.User{}, problem.New(http.StatusConflict, "account-disabled", "The account of this address is disabled.")
@@ -184,7 +179,8 @@ func (s *Service) mayJoin(ctx context.Context, q identity.Queryer, inv *record) 
 }
 
 // stillGood returns a problem if the tenant, the role or the inviter is no
-// longer what the invitation needs.
+// longer what the invitation needs, or the address needs none any more. It looks
+// at nothing that the inviter may not know, such as accounts.
 func (s *Service) stillGood(ctx context.Context, q identity.Queryer, inv *record) error {
 	tenant, err := identity.FindTenantLimits(ctx, q, inv.tenantID)
 	if err != nil {
@@ -194,7 +190,7 @@ func (s *Service) stillGood(ctx context.Context, q identity.Queryer, inv *record
 	case tenant.Status != identity.StatusActive:
 		return errTenantInactive()
 	case inv.roleID == 0:
-		return problem.New(http.StatusConflict, "role-gone", "The role of this invitation was deleted: ask for another invitation.")
+		return problem.New(http.StatusConflict, "role-gone", "The role of this invitation was deleted: another invitation is needed.")
 	case !tenant.Domains.Permits(inv.emailKey):
 		return problem.New(http.StatusConflict, "domain-not-allowed", "The tenant takes no members with an address of this domain.")
 	}
@@ -204,10 +200,20 @@ func (s *Service) stillGood(ctx context.Context, q identity.Queryer, inv *record
 			return err
 		}
 		if members >= tenant.Seats {
-			return problem.New(http.StatusConflict, "seats-full", "All seats of the tenant are taken: ask who invited you.")
+			return problem.New(http.StatusConflict, "seats-full", "All seats of the tenant are taken.")
 		}
 	}
-	return s.inviterMay(ctx, q, inv)
+	if err := s.inviterMay(ctx, q, inv); err != nil {
+		return err
+	}
+	member, err := isMember(ctx, q, inv.tenantID, inv.emailKey)
+	if err != nil {
+		return err
+	}
+	if member {
+		return errAlreadyMember()
+	}
+	return nil
 }
 
 // inviterMay returns a problem if the inviter could no longer make the
@@ -217,7 +223,7 @@ func (s *Service) inviterMay(ctx context.Context, q identity.Queryer, inv *recor
 	if s.config.TrustInviters || inv.inviterID == "" {
 		return nil
 	}
-	gone := problem.New(http.StatusConflict, "inviter-not-allowed", "Who invited you may no longer do that: ask for another invitation.")
+	gone := problem.New(http.StatusConflict, "inviter-not-allowed", "Who made this invitation may no longer do that: another one is needed.")
 	inviter, err := identity.FindUser(ctx, q, inv.inviterID)
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/tenantgate/tenantgate/backends/server"
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/identity"
+	"github.com/tenantgate/tenantgate/internal/permission"
 	"github.com/tenantgate/tenantgate/internal/problem"
 )
 
@@ -183,7 +184,12 @@ func (s *Service) resend(w http.ResponseWriter, r *http.Request) error {
 }
 
 // renew sends a pending invitation again, or gives its new token to the caller.
+// It refuses what an accept of the new token would meet, as far as the caller
+// may know it. The lock of the permission table comes first, as everywhere.
 func (s *Service) renew(ctx context.Context, tx *database.Tx, caller server.Caller, id string, handOut bool) (again made, err error) {
+	if err := permission.Lock(ctx, tx); err != nil {
+		return made{}, err
+	}
 	var hash []byte
 	if handOut {
 		if err := s.mayHandOut(ctx, tx, caller, id); err != nil {
@@ -200,6 +206,12 @@ func (s *Service) renew(ctx context.Context, tx *database.Tx, caller server.Call
 	}
 	if !ok {
 		return made{}, s.whyNotRenewed(ctx, tx, caller.TenantID, id)
+	}
+	if again.record, err = find(ctx, tx, caller.TenantID, id); err != nil {
+		return made{}, err
+	}
+	if err := s.stillGood(ctx, tx, &again.record); err != nil {
+		return made{}, err
 	}
 	if err := s.takeInvitation(ctx, tx, caller.TenantID, caller.UserID); err != nil {
 		return made{}, err

@@ -264,3 +264,41 @@ func TestWhatAnAcceptNeedsIsLookedAtAgainAtTheCommit(t *testing.T) {
 		}
 	})
 }
+
+// TestAResendSendsNothingThatCantBeAccepted: nobody gets a mail whose link is
+// refused, and what is refused counts as no resend.
+func TestAResendSendsNothingThatCantBeAccepted(t *testing.T) {
+	t.Parallel()
+	dbtest.Each(t, func(t *testing.T, url string) {
+		f := newFixture(t, url)
+		f.mayReadTokens(t, 1)
+		require.Equal(t, http.StatusCreated, f.invites(t, editor, 1, "a@x.test").Code)
+		f.service.Settle()
+		id, token := f.text(t, `SELECT id FROM invitations`), f.mails.offered(t, "a@x.test")
+		f.clock.Advance(time.Minute)
+		type trouble struct{ statement, code string }
+		troubles := []trouble{
+			{`UPDATE tenants SET status = 'suspended' WHERE id = 1`, "tenant-inactive"},
+			{`UPDATE tenants SET seats = 1 WHERE id = 1`, "seats-full"},
+			{`UPDATE tenants SET denied_domains = 'x.test' WHERE id = 1`, "domain-not-allowed"},
+			{`INSERT INTO users (id, email, email_key, name, password_hash, status, created_at, updated_at) VALUES ('new', 'a@x.test', 'a@x.test', '', 'x', 'active', 0, 0);
+				INSERT INTO memberships VALUES (1, 'new', 3, 0, 0)`, "already-member"},
+		}
+		for _, statement := range inviterTroubles {
+			troubles = append(troubles, trouble{statement, "inviter-not-allowed"})
+		}
+		troubles = append(troubles, trouble{`DELETE FROM roles WHERE id = 3`, "role-gone"}) // the last: the role does not come back
+		for _, trouble := range troubles {
+			f.exec(t, trouble.statement)
+			require.Equal(t, "409 "+trouble.code, f.resend(t, id, "").refusal(), trouble.statement)
+			if trouble.code != "inviter-not-allowed" { // some of those keep the caller from giving the role too
+				require.Equal(t, "409 "+trouble.code, f.resend(t, id, `{"deliver":false}`).refusal(), trouble.statement)
+			}
+			require.Equal(t, "409 "+trouble.code, f.look(t, token).refusal(), "the old link is what it was: %s", trouble.statement)
+			f.exec(t, editorWell+`UPDATE tenants SET status = 'active', seats = NULL, denied_domains = '' WHERE id = 1; DELETE FROM memberships WHERE user_id = 'new';
+				DELETE FROM users WHERE id = 'new'; DELETE FROM role_feature_permissions WHERE role_id = 3 AND action = 'delete'; DELETE FROM role_parents; DELETE FROM role_wildcards`)
+		}
+		require.Equal(t, []string{"invitation.created", "invitation.sent"}, f.audits(t, id))
+		require.Equal(t, 1, f.mails.count())
+	})
+}

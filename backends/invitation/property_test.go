@@ -349,7 +349,7 @@ func (m *model) pick(t *rapid.T) *modelInvitation {
 }
 
 // standsInTheWay returns the status and code of what keeps i from being
-// accepted, whatever the password.
+// accepted, whatever the password, or from being sent again.
 func (m *model) standsInTheWay(i *modelInvitation) string {
 	switch status := m.effective(i); {
 	case status != "pending":
@@ -432,6 +432,10 @@ func (m *model) resend(t *rapid.T) {
 		return
 	case quiet:
 		require.Equal(t, "429 resend-cooldown", fmt.Sprint(a.Code, " ", a.code()), a.Body)
+		return
+	}
+	if refusal := m.standsInTheWay(i); refusal != "" {
+		require.Equal(t, refusal, fmt.Sprint(a.Code, " ", a.code()), a.Body)
 		return
 	}
 	require.Equal(t, http.StatusOK, a.Code, a.Body)

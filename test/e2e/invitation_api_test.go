@@ -395,6 +395,12 @@ func (a *invitationAPI) acceptAndLook(t *testing.T) {
 		t.Helper()
 		return a.do(t, "accept", "", "POST", invitationsPath+"accept/", fmt.Sprintf(`{"token":%q,"password":%q}`, token, password), status, code)
 	}
+	// resend meets what an accept meets, once the invitation has rested.
+	resend := func(id, code string) {
+		t.Helper()
+		a.exec(t, `UPDATE invitations SET updated_at = updated_at - 60001 WHERE id = $1`, id)
+		a.do(t, "resend", "admin@acme", "POST", invitationsPath+id+"/resend/", "", 409, code)
+	}
 	const password = "plum tree river stone"
 	a.refusedAlike(t, "look", "", invitationsPath+"look/")
 	a.refusedAlike(t, "accept", "", invitationsPath+"accept/")
@@ -413,7 +419,7 @@ func (a *invitationAPI) acceptAndLook(t *testing.T) {
 	accept(late, password, 410, "invitation-expired")
 
 	// One token, and everything that can stand in its way for a while.
-	_, token := a.given(t, "dora@example.com", "Viewer")
+	id, token := a.given(t, "dora@example.com", "Viewer")
 	for _, obstacle := range []struct{ put, away, code string }{
 		{`{"seats":3}`, `{"seats":null}`, "seats-full"},
 		{`{"invitation_domains":{"denied":["example.com"]}}`, `{"invitation_domains":{}}`, "domain-not-allowed"},
@@ -421,6 +427,7 @@ func (a *invitationAPI) acceptAndLook(t *testing.T) {
 		a.admin(t, "admin@acme", "PATCH", "/api/tenants/1/", obstacle.put, 200)
 		look(token, 409, obstacle.code)
 		accept(token, password, 409, obstacle.code)
+		resend(id, obstacle.code)
 		a.admin(t, "admin@acme", "PATCH", "/api/tenants/1/", obstacle.away, 200)
 	}
 	accept(token, "short", 422, "invalid-fields")
@@ -439,16 +446,18 @@ func (a *invitationAPI) acceptAndLook(t *testing.T) {
 	a.admin(t, "admin@acme", "PATCH", "/api/tenants/2/", `{"status":"active"}`, 200)
 
 	a.admin(t, "admin@acme", "POST", "/api/roles/", `{"name":"Temp"}`, 201)
-	_, token = a.given(t, "temp@example.com", "Temp")
+	id, token = a.given(t, "temp@example.com", "Temp")
 	a.admin(t, "admin@acme", "DELETE", fmt.Sprintf("/api/roles/%d/", a.number(t, `SELECT id FROM roles WHERE name = 'Temp'`)), "", 204)
 	accept(token, password, 409, "role-gone")
+	resend(id, "role-gone")
 
-	a.do(t, "create", "editor@acme", "POST", invitationsPath, `{"email":"fired@example.com"}`, 201, "")
+	fired := a.do(t, "create", "editor@acme", "POST", invitationsPath, `{"email":"fired@example.com"}`, 201, "").JSON(t)
 	a.mailed(t)
 	var editor string
 	require.NoError(t, a.db.Reader().QueryRowContext(t.Context(), `SELECT id FROM users WHERE email = 'editor@acme.test'`).Scan(&editor))
 	a.admin(t, "admin@acme", "PATCH", "/api/members/"+editor+"/", `{"role":"Viewer"}`, 200)
 	accept(mailToken(t, a.Data, "fired@example.com"), password, 409, "inviter-not-allowed")
+	resend(fired["id"].(string), "inviter-not-allowed")
 
 	// Somebody who has an account at another tenant, and then none that could join.
 	_, token = a.given(t, "viewer@globex.test", "Viewer")
@@ -461,13 +470,14 @@ func (a *invitationAPI) acceptAndLook(t *testing.T) {
 	accept(token, Password, 409, "account-without-password")
 	a.exec(t, `UPDATE users SET password_hash = (SELECT password_hash FROM users WHERE email = 'admin@globex.test') WHERE email = 'viewer@globex.test'`)
 	require.Equal(t, false, accept(token, Password, 201, "").JSON(t)["user"].(map[string]any)["new"])
-	_, token = a.given(t, "editor@globex.test", "Viewer")
+	id, token = a.given(t, "editor@globex.test", "Viewer")
 	for range 5 {
 		accept(token, password, 422, "invalid-fields")
 	}
 	accept(token, Password, 429, "too-many-attempts")
 	a.admin(t, "admin@acme", "POST", "/api/members/", `{"email":"editor@globex.test","role":"Viewer"}`, 201)
 	accept(token, Password, 409, "already-member")
+	resend(id, "already-member")
 }
 
 // limits meets those that end what comes after them.
