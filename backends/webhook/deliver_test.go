@@ -42,7 +42,7 @@ func TestTheScheduleOfAttempts(t *testing.T) {
 
 			line := f.wait(t, "webhook not delivered", i+1)[i]
 			require.Contains(t, line, `"level":"warn"`)
-			require.Contains(t, line, fmt.Sprintf(`"event_id":%q,"event_type":"invitation.created","tenant_id":1,"attempt":%d,"reason":"answered 500","next_in":%d`,
+			require.Contains(t, line, fmt.Sprintf(`"event_id":%q,"event_type":"invitation.created","tenant_id":"1","attempt":%d,"reason":"answered 500","next_in":%d`,
 				r.id, i+1, wait.Milliseconds()))
 			ids, err := f.outbox.Claim(t.Context(), 1)
 			require.NoError(t, err)

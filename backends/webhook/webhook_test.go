@@ -55,7 +55,7 @@ func TestAnEventArrivesSignedInTheFormOfStandardWebhooks(t *testing.T) {
 		}, body)
 		require.Regexp(t, `^[0-9a-f-]{36}$`, got.id())
 		require.Contains(t, line, `"level":"debug"`)
-		require.Contains(t, line, `"event_id":"`+got.id()+`","event_type":"invitation.created","tenant_id":1,"attempt":1`)
+		require.Contains(t, line, `"event_id":"`+got.id()+`","event_type":"invitation.created","tenant_id":"1","attempt":1`)
 	})
 }
 

@@ -4,6 +4,7 @@ package logging
 
 import (
 	"math"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -69,6 +70,9 @@ func (e *Encoder) Clone() zapcore.Encoder {
 // AddString implements zapcore.ObjectEncoder.
 func (e *Encoder) AddString(key, value string) { e.add(zap.String(key, value)) }
 
+// AddInt64 implements zapcore.ObjectEncoder.
+func (e *Encoder) AddInt64(key string, value int64) { e.add(zap.Int64(key, value)) }
+
 // AddDuration implements zapcore.ObjectEncoder.
 func (e *Encoder) AddDuration(key string, value time.Duration) { e.add(zap.Duration(key, value)) }
 
@@ -129,6 +133,10 @@ func (e *Encoder) rename(out []zapcore.Field, f *zapcore.Field) []zapcore.Field 
 		}
 		return append(out, zap.String("trace_id", f.String))
 	case "user_id", "tenant_id":
+		if f.Type == zapcore.Int64Type { // a text in every line, or no index takes them all
+			id := zap.String(f.Key, strconv.FormatInt(f.Integer, 10))
+			return appendOnce(out, &id)
+		}
 		return appendOnce(out, f)
 	case "uri", "url":
 		path, _, _ := strings.Cut(f.String, "?")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/buffer"
 	"go.uber.org/zap/zapcore"
 
 	"github.com/tenantgate/tenantgate/internal/logging"
@@ -63,6 +64,25 @@ func TestAccessLineHasTheSchemaAndNoSecret(t *testing.T) {
 	}`, line.String())
 	require.NotContains(t, line.String(), "SECRET")
 	require.Equal(t, byte('\n'), line.Bytes()[line.Len()-1])
+}
+
+// A number in some lines and a text in others is refused by what indexes both.
+func TestIdsAreTexts(t *testing.T) {
+	t.Parallel()
+	enc := logging.NewEncoder("invitation-service", nil)
+	with := enc.Clone()
+	zap.Int64("tenant_id", 7).AddTo(with)
+	for _, write := range []func() (*buffer.Buffer, error){
+		func() (*buffer.Buffer, error) {
+			return enc.EncodeEntry(entry, []zapcore.Field{zap.Int64("tenant_id", 7), zap.Int64("count", 3)})
+		},
+		func() (*buffer.Buffer, error) { return with.EncodeEntry(entry, []zapcore.Field{zap.Int64("count", 3)}) },
+	} {
+		line, err := write()
+		require.NoError(t, err)
+		require.Contains(t, line.String(), `"tenant_id":"7"`)
+		require.Contains(t, line.String(), `"count":3`)
+	}
 }
 
 func TestErrorLineTakesItsTraceIDFromTheErrorID(t *testing.T) {
