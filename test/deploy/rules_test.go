@@ -107,7 +107,7 @@ func checkRules(content []byte) []string {
 func TestRulesAreWhole(t *testing.T) {
 	t.Parallel()
 	require.Empty(t, checkRules(read(t, rulesFile)))
-	require.Len(t, rules(t), 18)
+	require.Len(t, rules(t), 19)
 }
 
 func TestRuleChecksCanFail(t *testing.T) {
