@@ -35,16 +35,17 @@ func TestProvisionRefusesAnUnknownStyle(t *testing.T) {
 	require.ErrorContains(t, e.Provision(ctx), "unknown log style 'yaml': use json or console")
 }
 
-// TestAccessAndErrorLinesOfARealServer reads what Caddy writes through the
-// encoder for a request that is full of secrets.
-func TestAccessAndErrorLinesOfARealServer(t *testing.T) {
+// linesOf returns the address of a real server, and what it writes in a format
+// for requests that are full of secrets: an access line and an error line.
+func linesOf(t *testing.T, format string) (address string, access, failure map[string]any) {
+	t.Helper()
 	file := filepath.Join(t.TempDir(), "access.log")
 	config, _, err := caddyconfig.GetAdapter("caddyfile").Adapt([]byte(`{
 		admin off
 		persist_config off
 		log default {
 			output file `+file+`
-			format tenantgate
+			format `+format+`
 		}
 	}
 	http://127.0.0.1:9080 {
@@ -58,7 +59,7 @@ func TestAccessAndErrorLinesOfARealServer(t *testing.T) {
 	t.Cleanup(func() { require.NoError(t, caddy.Stop()) })
 	app, err := caddy.ActiveContext().App("http")
 	require.NoError(t, err)
-	address := app.(*caddyhttp.App).Servers["srv0"].Listeners()[0].Addr().String()
+	address = app.(*caddyhttp.App).Servers["srv0"].Listeners()[0].Addr().String()
 
 	for _, path := range []string{"/ok", "/broken"} {
 		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://"+address+path+"?token=SECRET", nil)
@@ -75,7 +76,6 @@ func TestAccessAndErrorLinesOfARealServer(t *testing.T) {
 	content, err := os.ReadFile(file)
 	require.NoError(t, err)
 	require.NotContains(t, string(content), "SECRET")
-	var access, failure map[string]any
 	for _, line := range strings.Split(strings.TrimSpace(string(content)), "\n") {
 		var fields map[string]any
 		require.NoError(t, json.Unmarshal([]byte(line), &fields), line)
@@ -89,6 +89,11 @@ func TestAccessAndErrorLinesOfARealServer(t *testing.T) {
 			failure = fields
 		}
 	}
+	return address, access, failure
+}
+
+func TestAccessAndErrorLinesOfARealServer(t *testing.T) {
+	address, access, failure := linesOf(t, "tenantgate")
 	require.Equal(t, "handled request", access["msg"])
 	require.Equal(t, "GET", access["method"])
 	require.Equal(t, address, access["host"])
@@ -96,6 +101,30 @@ func TestAccessAndErrorLinesOfARealServer(t *testing.T) {
 	require.InDelta(t, 200, access["status"], 0)
 	require.InDelta(t, 4, access["bytes"], 0)
 	require.Positive(t, access["duration_ms"])
+	require.Equal(t, "/broken", failure["path"])
+	require.Equal(t, "error", failure["level"])
+}
+
+// TestAFilterAroundTheFormat has Caddy's filter hand the fields on one by one.
+func TestAFilterAroundTheFormat(t *testing.T) {
+	_, plain, _ := linesOf(t, "tenantgate")
+	address, access, failure := linesOf(t, `filter {
+		wrap tenantgate
+		fields {
+			request>client_ip ip_mask 16
+			request>method delete
+		}
+	}`)
+	require.Equal(t, address, access["host"])
+	require.Equal(t, "/ok", access["path"])
+	require.Equal(t, "127.0.0.0", access["client_ip"])
+	require.NotContains(t, access, "method")
+	require.InDelta(t, 200, access["status"], 0)
+	require.InDelta(t, 4, access["bytes"], 0)
+	require.Positive(t, access["duration_ms"])
+	for name := range access {
+		require.Contains(t, plain, name, "a filter adds no field")
+	}
 	require.Equal(t, "/broken", failure["path"])
 	require.Equal(t, "error", failure["level"])
 }

@@ -3,6 +3,7 @@
 package logging
 
 import (
+	"errors"
 	"math"
 	"strconv"
 	"strings"
@@ -33,8 +34,8 @@ type Encoder struct {
 
 // NewEncoder returns an encoder of JSON lines with the given service name. A
 // field named "service" overrides the name for its line. summarise turns the
-// value of a field named "request" into what may be shown; nil, or false,
-// drops the field.
+// value of a field named "request" into what may be shown; of a value for which
+// it is nil or says false no more is shown either.
 func NewEncoder(service string, summarise func(any) (Request, bool)) *Encoder {
 	return wrap(zapcore.NewJSONEncoder(zapcore.EncoderConfig{
 		TimeKey: "ts", LevelKey: "level", NameKey: "logger", MessageKey: "msg", StacktraceKey: "stack",
@@ -79,10 +80,37 @@ func (e *Encoder) AddDuration(key string, value time.Duration) { e.add(zap.Durat
 // AddObject implements zapcore.ObjectEncoder.
 func (e *Encoder) AddObject(key string, value zapcore.ObjectMarshaler) error {
 	if key == "request" {
-		e.add(zap.Object(key, value))
-		return nil
+		if _, ok := e.summarise(value); !ok {
+			return e.addParts(value)
+		}
 	}
-	return e.Encoder.AddObject(key, value)
+	e.add(zap.Object(key, value))
+	return nil
+}
+
+// addParts adds a request that is known by its parts alone, as Caddy's filter
+// encoder hands it on: its marshaler adds the filtered parts to this encoder,
+// whatever encoder it is given (modules/logging/filterencoder.go).
+func (e *Encoder) addParts(request zapcore.ObjectMarshaler) error {
+	line, parts := e.Encoder, zapcore.NewMapObjectEncoder()
+	e.Encoder = partsEncoder{parts}
+	err := request.MarshalLogObject(e)
+	e.Encoder = line
+	for _, names := range [...][2]string{{"method", "method"}, {"host", "host"}, {"uri", "path"}, {"client_ip", "client_ip"}} {
+		if text, ok := parts.Fields[names[0]].(string); ok {
+			e.Encoder.AddString(names[1], text)
+		}
+	}
+	return err
+}
+
+// partsEncoder gathers fields; it never makes a line.
+type partsEncoder struct{ *zapcore.MapObjectEncoder }
+
+func (p partsEncoder) Clone() zapcore.Encoder { return p }
+
+func (partsEncoder) EncodeEntry(zapcore.Entry, []zapcore.Field) (*buffer.Buffer, error) {
+	return nil, errors.New("the parts of a request are no line")
 }
 
 func (e *Encoder) add(f zapcore.Field) {
