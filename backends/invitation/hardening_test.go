@@ -434,6 +434,26 @@ func TestHardening_CWE400_JunkTokensCostNoHashAndNoMemory(t *testing.T) {
 	require.True(t, slices.Contains(f.lines(t, `SELECT action FROM audit_events`), "invitation.created"))
 }
 
+// TestHardening_CVE202232149_ALongAcceptLanguageCostsNothing asks for the page
+// with headers that once took a parser of language tags minutes.
+func TestHardening_CVE202232149_ALongAcceptLanguageCostsNothing(t *testing.T) {
+	t.Parallel()
+	f := newFixture(t, dbtest.SQLite(t))
+	for _, header := range []string{
+		strings.Repeat("de-", 300_000), strings.Repeat("a-a-a-a,", 100_000), strings.Repeat("x-", 60) + "x", "de" + strings.Repeat("-1996", 400),
+		strings.Repeat("en-u-co-phonebk-", 60_000), strings.Repeat(",", 1<<20), strings.Repeat("\x00", 1<<20), "de-" + strings.Repeat("_", 1<<20), strings.Repeat(";q=", 300_000),
+		strings.Repeat("ja,", 300_000) + "de",
+	} {
+		start := time.Now()
+		for range 100 {
+			a := f.do(t, http.MethodGet, "/invite", "", "Accept-Language", header)
+			require.Equal(t, http.StatusOK, a.Code)
+			require.Equal(t, "en", a.Header().Get("Content-Language"), "the default")
+		}
+		require.Less(t, time.Since(start), 10*time.Second, "%.20q", header)
+	}
+}
+
 // heapInUse returns the bytes of live objects.
 func heapInUse() int64 {
 	runtime.GC()

@@ -122,7 +122,7 @@ func New(config Config) (*Service, error) {
 	if err != nil {
 		return nil, fmt.Errorf("invitation service: %w", err)
 	}
-	invite, err := newPage()
+	invite, err := newPage(pageFiles, config.Locale)
 	if err != nil {
 		return nil, fmt.Errorf("invitation service: page: %w", err)
 	}

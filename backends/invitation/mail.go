@@ -19,11 +19,6 @@ import (
 	"github.com/tenantgate/tenantgate/internal/secret"
 )
 
-// templateFiles are the parts of the page.
-//
-//go:embed templates/en/invite.*
-var templateFiles embed.FS
-
 // mailFiles are the mails, a folder for each locale.
 //
 //go:embed templates/*/invitation.* templates/*/subject.txt

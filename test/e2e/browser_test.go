@@ -318,8 +318,73 @@ func TestTheInvitationPageSaysHowItEnds(t *testing.T) {
 	tab.state(t, "accepted")
 	tab.fits(t, 320)
 
+	_, link = dev.invited(t, admin, "jana@example.com", "Editor")
+	tokens = append(tokens, strings.Split(link, "=")[1])
+	tab.acceptInGerman(t, link)
+
 	dev.clean(t, tab.Chromium, tokens...)
 	require.Empty(t, tab.complaints(), "no violation of the policy, no error")
+}
+
+// speak has the browser ask for pages in these languages from now on.
+func (p *Tab) speak(t *testing.T, languages string) {
+	t.Helper()
+	p.do(t, "Network.setExtraHTTPHeaders", object{"headers": object{"Accept-Language": languages}})
+}
+
+// acceptInGerman accepts acme's invitation of an editor with a browser that asks
+// for German, after a look at the other languages.
+func (p *Tab) acceptInGerman(t *testing.T, link string) {
+	t.Helper()
+	for languages, heading := range map[string]string{"es-MX": "Unirse a acme", "fr-CH, en;q=0.5": "Rejoindre acme"} {
+		p.speak(t, languages)
+		p.load(t, link)
+		p.state(t, "open")
+		require.Equal(t, heading, p.eval(t, "document.title"))
+		require.Equal(t, languages[:2], p.eval(t, "document.documentElement.lang"))
+		p.fits(t, 320)
+	}
+	p.speak(t, "de-AT, de;q=0.9, en;q=0.5")
+	p.answered(t, link, http.StatusConflict, `{"code":"role-gone","detail":"The role is gone."}`)
+	p.state(t, "refused")
+	require.Contains(t, p.text(t), "Die Rolle dieser Einladung wurde gelöscht: Bitten Sie um eine neue Einladung.")
+	p.answered(t, link, http.StatusConflict, `{"code":"joining","detail":"A new reason."}`)
+	p.state(t, "refused")
+	require.Contains(t, p.text(t), "A new reason.", "the server's text for what the page does not know")
+	p.answered(t, link, http.StatusTooManyRequests, `{"code":"too-many-attempts","detail":"x"}`, object{"name": "Retry-After", "value": "91"})
+	p.state(t, "too-many")
+	require.Contains(t, p.text(t), "Versuchen Sie es in 2 Minuten noch einmal.")
+
+	p.load(t, link)
+	p.state(t, "open")
+	require.Equal(t, "acme beitreten", p.eval(t, "document.title"))
+	require.Regexp(t, `(?s)acme beitreten.*Eingeladen von\s+Admin of acme.*Ihre Rolle\s+Editor.*Gültig bis\s+\d+\. \pL+ 20\d\d um \d\d:\d\d UTC.*Wählen Sie ein Passwort`, p.text(t))
+	require.Equal(t, []string{
+		"heading: acme beitreten", "textbox: Ihre E-Mail-Adresse", "textbox: Ihr Name (optional)",
+		"textbox: Wählen Sie ein Passwort; Mindestens 15 Zeichen Mehrere Wörter hintereinander ergeben ein gutes; nichts Gängiges, nichts Wiederholtes Nicht aus Ihrer Adresse oder dem Namen acme gebildet",
+		"button: Passwort anzeigen", "button: acme beitreten",
+	}, p.heard(t))
+	p.tabTo(t, "password")
+	p.write(t, "kurz")
+	p.press(t, "Enter")
+	p.until(t, `document.getElementById("password-error").textContent === "Verwenden Sie mindestens 15 Zeichen: noch 11."`)
+	p.eval(t, `document.getElementById("password").select()`)
+	p.write(t, strings.Repeat("ab", 10))
+	require.Equal(t, "Das Passwort ist lang genug.", p.value(t, "status", "textContent"))
+	p.press(t, "Enter")
+	p.until(t, `document.getElementById("password-error").textContent === "Dieses Passwort gehört zu den ersten, die ein Angreifer ausprobiert."`)
+	p.fits(t, 320)
+	p.size(t, 360, 740, true)
+	require.Equal(t, p.value(t, "password", "offsetHeight"), p.value(t, "show", "offsetHeight"), "the button's word is on one line")
+	p.shoot(t, "phone-de")
+	p.write(t, "plum tree river stone") // the refused one was selected
+	p.press(t, "Enter")
+	p.state(t, "accepted")
+	require.Regexp(t, `Willkommen bei acme\s+Sie können sich jetzt als jana@example\.com anmelden\.`, p.text(t))
+	p.load(t, link)
+	p.state(t, "invitation-accepted")
+	require.Contains(t, p.text(t), "Diese Einladung wurde bereits angenommen")
+	p.fits(t, 360)
 }
 
 // answered opens a link and answers the page's call with what is made up.

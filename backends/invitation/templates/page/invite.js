@@ -4,6 +4,7 @@
   const all = (selector) => document.querySelectorAll(selector);
   const form = byId("form"), password = byId("password"), name = byId("name");
   const submit = form.querySelector("[type=submit]"), announce = byId("status");
+  const language = document.documentElement.lang, texts = byId("texts").content;
 
   // The token is in the fragment, which no server sees. It leaves the address
   // bar and the history before anything else happens, and lives here alone.
@@ -25,7 +26,19 @@
   const fill = (slot, text) => all(`[data-slot=${slot}]`).forEach((element) => { element.textContent = text; });
   const part = (which, shown) => all(`[data-part=${which}]`).forEach((element) => { element.hidden = !shown; });
 
-  const units = (count, unit) => new Intl.NumberFormat("en", { style: "unit", unit, unitDisplay: "long" }).format(count);
+  // read returns a text of the page's language with values in its slots, or
+  // undefined if there is none.
+  const read = (selector, values = {}) => {
+    const text = texts.querySelector(selector);
+    text?.querySelectorAll("[data-slot]").forEach((slot) => { slot.textContent = values[slot.dataset.slot]; });
+    return text?.textContent;
+  };
+  const say = (key, values) => read(`[data-text=${key}]`, values);
+  // why returns what a code of the server means: its own words, in English or
+  // if the page has none for it.
+  const why = (code, detail) => read(`[data-code~="${CSS.escape(code || "")}"]`) || detail || "";
+
+  const units = (count, unit) => new Intl.NumberFormat(language, { style: "unit", unit, unitDisplay: "long" }).format(count);
   const waiting = (seconds) => (seconds > 90 ? units(Math.ceil(seconds / 60), "minute") : units(seconds, "second"));
 
   // post returns the status, the body and the seconds to wait. It fails if no
@@ -54,7 +67,7 @@
   // ended shows how the invitation ended, if the answer says that it did.
   const ended = ({ status, body }) => {
     if (![404, 409, 410].includes(status) || !body.code) return false;
-    fill("detail", body.detail || "");
+    fill("detail", why(body.code, body.detail));
     show(document.querySelector(`[data-state="${CSS.escape(body.code)}"]`) ? body.code : "refused");
     token = "";
     form.reset();
@@ -81,7 +94,7 @@
     part("inviter", offer.inviter.name !== "");
     const expires = document.querySelector("[data-slot=expires]");
     expires.dateTime = offer.expires_at;
-    expires.textContent = new Intl.DateTimeFormat("en-GB", {
+    expires.textContent = new Intl.DateTimeFormat(language === "en" ? "en-GB" : language, {
       day: "numeric", month: "long", year: "numeric", hour: "2-digit", minute: "2-digit", timeZoneName: "short",
     }).format(new Date(offer.expires_at));
     byId("email").value = offer.email;
@@ -103,14 +116,14 @@
     byId("count").textContent = password.value === "" ? "" : ` (${length()})`;
     if (met !== row.classList.contains("met")) {
       row.classList.toggle("met", met);
-      if (least > 0) announce.textContent = met ? "The password is long enough." : "The password is too short.";
+      if (least > 0) announce.textContent = say(met ? "long-enough" : "too-short");
     }
   };
 
   const reveal = (shown) => {
     password.type = shown ? "text" : "password";
-    byId("show").textContent = shown ? "Hide" : "Show";
-    byId("show").setAttribute("aria-label", shown ? "Hide password" : "Show password");
+    byId("show").textContent = say(shown ? "hide" : "show");
+    byId("show").setAttribute("aria-label", say(shown ? "hide-password" : "show-password"));
   };
 
   // complain puts a text beside its field, or below the form, and returns the
@@ -128,11 +141,11 @@
   // refused shows why an accept was refused and moves to the first field.
   const refused = ({ status, body, wait }) => {
     const errors = status === 422 ? body.errors || [] : [];
-    const fields = errors.map((e) => complain({ "/name": name, "/password": password }[e.pointer], e.detail));
+    const fields = errors.map((e) => complain({ "/name": name, "/password": password }[e.pointer], why(`${e.pointer}:${e.code}`, e.detail)));
     if (fields.length === 0) {
-      let text = body.detail || "This did not work. Try again later.";
-      if (status === 0) text = "The service can’t be reached. Try again.";
-      if (status === 429) text = `Too many attempts. Try again in ${waiting(wait || 60)}.`;
+      let text = why(body.code, body.detail) || say("failed");
+      if (status === 0) text = say("not-reached");
+      if (status === 429) text = say("wait", { wait: waiting(wait || 60) });
       fields.push(complain(null, text));
     }
     const first = fields.includes(name) ? name : fields[0];
@@ -158,14 +171,14 @@
     if (busy) return;
     clear();
     if (password.value === "" || length() < least) {
-      complain(password, least > 0 ? `Use at least ${least} characters: ${least - length()} more.` : "Give your existing password.").focus();
+      complain(password, least > 0 ? say("missing-characters", { least, more: least - length() }) : say("missing-password")).focus();
       announce.textContent = byId("password-error").textContent;
       return;
     }
     busy = true;
     reveal(false); // password managers look for a field of this type
     form.setAttribute("aria-busy", "true");
-    announce.textContent = "Joining…";
+    announce.textContent = say("joining");
     await accept();
     form.removeAttribute("aria-busy");
     busy = false;
