@@ -43,6 +43,8 @@ type App struct {
 	db     *database.DB
 	hasher *password.Hasher
 	news   *news // nil without Redis
+	// metrics is nil if nobody can see them.
+	metrics *metrics
 
 	endpoints  []endpoint
 	background []func(context.Context) error
@@ -57,11 +59,13 @@ type endpoint struct {
 	log                       *zap.Logger
 }
 
-// The services, in the order of App.endpoints.
+// The services, in the order of App.endpoints. The metrics are there if they have
+// an address.
 const (
 	authEndpoint = iota
 	tenantEndpoint
 	invitationEndpoint
+	metricsEndpoint
 )
 
 // New checks config, opens the store and, on SQLite, brings its schema up to
@@ -83,6 +87,10 @@ func New(ctx context.Context, config Config, log *zap.Logger) (*App, error) {
 		authEndpoint:       {setting: "AUTH_LISTEN", address: config.AuthListen, service: "auth-service"},
 		tenantEndpoint:     {setting: "TENANT_LISTEN", address: config.TenantListen, service: "tenant-service"},
 		invitationEndpoint: {setting: "INVITATION_LISTEN", address: config.InvitationListen, service: "invitation-service"},
+	}
+	if config.MetricsListen != "" {
+		a.metrics = newMetrics(db, config.collectors...)
+		a.endpoints = append(a.endpoints, endpoint{setting: "METRICS_LISTEN", address: config.MetricsListen, service: "backends"})
 	}
 	for i := range a.endpoints {
 		a.endpoints[i].log = log.With(zap.String("service", a.endpoints[i].service))
@@ -108,8 +116,12 @@ func (a *App) TenantAddr() string { return a.addr(tenantEndpoint) }
 // InvitationAddr returns the bound address of the invitation service, host:port, or "" before Listen.
 func (a *App) InvitationAddr() string { return a.addr(invitationEndpoint) }
 
+// MetricsAddr returns the bound address of the metrics, host:port, or "" before
+// Listen and if there are none.
+func (a *App) MetricsAddr() string { return a.addr(metricsEndpoint) }
+
 func (a *App) addr(i int) string {
-	if a.endpoints[i].listener == nil {
+	if i >= len(a.endpoints) || a.endpoints[i].listener == nil {
 		return ""
 	}
 	return a.endpoints[i].listener.Addr().String()
@@ -165,6 +177,13 @@ func (a *App) makeServices(ctx context.Context) error {
 	a.endpoints[authEndpoint].handler = authService.Handler()
 	a.endpoints[tenantEndpoint].handler = tenantService.Handler()
 	a.endpoints[invitationEndpoint].handler = invitationService.Handler()
+	if a.metrics != nil {
+		for i := range a.endpoints[:metricsEndpoint] {
+			e := &a.endpoints[i]
+			e.handler = a.metrics.observe(e.service, e.handler)
+		}
+		a.endpoints[metricsEndpoint].handler = a.metrics.handler()
+	}
 	a.background = []func(context.Context) error{authService.Run, invitationService.Run, hook.Run}
 	return nil
 }

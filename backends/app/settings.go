@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -35,6 +36,8 @@ type Config struct {
 	Namespace string
 
 	AuthListen, TenantListen, InvitationListen string
+	// MetricsListen, if set, is where Prometheus finds metrics at /metrics.
+	MetricsListen string
 	// TenantURL is where auth finds the tenant service. Empty: where this
 	// process serves it.
 	TenantURL string
@@ -90,6 +93,8 @@ type Config struct {
 	LokiTenant, LokiBuffer string
 	// Environment is the label "env" of lines in Loki.
 	Environment string
+
+	collectors []prometheus.Collector // of what [Config.Ship] has made
 }
 
 // Setting is one environment variable.
@@ -113,6 +118,7 @@ func Settings() []Setting {
 		{"AUTH_LISTEN", "127.0.0.1:9001", "address of the auth service", false, text(func(c *Config) *string { return &c.AuthListen })},
 		{"TENANT_LISTEN", "127.0.0.1:9002", "address of the tenant service", false, text(func(c *Config) *string { return &c.TenantListen })},
 		{"INVITATION_LISTEN", "127.0.0.1:9003", "address of the invitation service", false, text(func(c *Config) *string { return &c.InvitationListen })},
+		{"METRICS_LISTEN", "", "address of Prometheus metrics at /metrics, such as 127.0.0.1:9004; empty: none", false, text(func(c *Config) *string { return &c.MetricsListen })},
 		{"TENANT_URL", "", "where auth calls the tenant service; empty: in this process", false, text(func(c *Config) *string { return &c.TenantURL })},
 		{"PUBLIC_URL", "http://localhost:8080", "where people reach the gateway; links in mails start with it", false, text(func(c *Config) *string { return &c.PublicURL })},
 		{"TOKEN_ISSUER", "tenantgate", "`iss` of access tokens", false, text(func(c *Config) *string { return &c.TokenIssuer })},
@@ -225,6 +231,9 @@ func (c *Config) Validate() error {
 		}
 		ip := net.ParseIP(host)
 		loopback = loopback && (host == "localhost" || ip != nil && ip.IsLoopback())
+	}
+	if _, _, err := net.SplitHostPort(c.MetricsListen); err != nil && c.MetricsListen != "" {
+		fault("METRICS_LISTEN: %q is not host:port", c.MetricsListen)
 	}
 	if !loopback && c.GatewaySecret == "" {
 		fault("GATEWAY_SECRET: required, because a service listens beyond loopback and would believe anybody's X-User-Id")

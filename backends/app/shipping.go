@@ -10,6 +10,7 @@ import (
 	"go.uber.org/zap/zapcore"
 
 	"github.com/tenantgate/tenantgate/internal/loki"
+	"github.com/tenantgate/tenantgate/internal/loki/lokimetrics"
 )
 
 // flushTimeout is how long lines may take to reach Loki when the process ends.
@@ -21,8 +22,8 @@ const flushTimeout = 5 * time.Second
 const bufferFolder = "backends"
 
 // Ship returns what writes lines to out and, with LOKI_URL, ships them to Loki
-// too. A line never waits for Loki. When the last line is written, end must be
-// called.
+// too, which an [App] made of c afterwards shows in its metrics. A line never
+// waits for Loki. When the last line is written, end must be called.
 func (c *Config) Ship(out zapcore.WriteSyncer) (both zapcore.WriteSyncer, end func(), err error) {
 	if c.LokiURL == "" {
 		return out, func() {}, nil
@@ -30,12 +31,20 @@ func (c *Config) Ship(out zapcore.WriteSyncer) (both zapcore.WriteSyncer, end fu
 	if err := c.validateShipping(); err != nil {
 		return nil, nil, err
 	}
-	shipper, err := loki.Open(loki.Options{
-		Dir: filepath.Join(c.LokiBuffer, bufferFolder), MaxBytes: loki.DefaultBufferBytes, Sync: loki.DefaultSync, Service: "backends",
+	var shipper *loki.Shipper
+	dir := filepath.Join(c.LokiBuffer, bufferFolder)
+	shown := lokimetrics.New(func(yield func(buffer string, s *loki.Stats)) {
+		s := shipper.Stats()
+		yield(dir, &s)
+	})
+	shipper, err = loki.Open(loki.Options{
+		Dir: dir, MaxBytes: loki.DefaultBufferBytes, Sync: loki.DefaultSync, Service: "backends",
+		OnRequest: func(status int, took time.Duration) { shown.Request(dir, status, took) },
 	}, c.shipping())
 	if err != nil {
 		return nil, nil, fmt.Errorf("LOKI_BUFFER: %w", err)
 	}
+	c.collectors = append(c.collectors, shown)
 	return zapcore.NewMultiWriteSyncer(out, shipper), func() {
 		ctx, cancel := context.WithTimeout(context.Background(), flushTimeout)
 		defer cancel()

@@ -108,7 +108,7 @@ func (w *Writer) Provision(ctx caddy.Context) error {
 		return err
 	}
 	w.plan, w.registry = p, ctx.GetMetricsRegistry()
-	if err := metrics.register(w.registry); err != nil {
+	if err := registerMetrics(w.registry); err != nil {
 		return err
 	}
 	o := outletOf(p.options.dir)

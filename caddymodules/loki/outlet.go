@@ -129,7 +129,7 @@ func (o *outlet) apply(p *plan) error {
 func (o *outlet) open(opts options, settings core.Settings) error {
 	shipper, err := core.Open(core.Options{
 		Dir: opts.dir, MaxBytes: opts.maxBytes, Sync: opts.sync, Service: opts.service,
-		OnRequest: func(status int, took time.Duration) { metrics.request(opts.dir, status, took) },
+		OnRequest: func(status int, took time.Duration) { metrics.Request(opts.dir, status, took) },
 	}, settings)
 	if err != nil {
 		return err
@@ -147,7 +147,7 @@ func (o *outlet) end() {
 	if o.client != nil {
 		o.client.CloseIdleConnections()
 	}
-	metrics.forget(o.applied.options.dir)
+	metrics.Forget(o.applied.options.dir)
 	o.applied, o.client = nil, nil
 }
 
