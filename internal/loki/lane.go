@@ -2,7 +2,6 @@ package loki
 
 import (
 	"context"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -13,18 +12,19 @@ const (
 	// lanePrefix begins the name of a lane's folder; the tenant follows, whose
 	// characters all file systems know.
 	lanePrefix = "tenant-"
-	// inFlight is how many requests of a lane are on their way at one time.
-	inFlight = 2
-	// maxSpan is how far the lines of requests on their way may be apart. Loki
-	// refuses a line that is an hour behind the newest of its stream, so a request
-	// must not overtake an earlier one by so much.
-	maxSpan = 30 * time.Minute
 	// retryPause is how long to wait after an error of the disk.
 	retryPause = time.Second
 )
 
-// lane ships the lines of one tenant, in the order in which they were written.
-// What Loki says of one tenant holds no other back.
+// lane ships the lines of one tenant, in the order in which they were written and
+// one request at a time. What Loki says of one tenant holds no other back.
+//
+// Two requests with lines of one stream must not be on their way together. Loki
+// numbers the lines of a stream under its lock, but writes them to its WAL after
+// it. After a crash it takes those whose number comes too late for duplicates of
+// what it has read, and lines that it had acknowledged are gone
+// (pkg/ingester/instance.go and stream.go, Push, of 3.7.8; measured: of 60,000
+// lines from one client none was lost by a kill -9 of Loki, of eight at a time 525).
 type lane struct {
 	s        *Shipper
 	tenant   string
@@ -33,63 +33,20 @@ type lane struct {
 	hurry    chan struct{} // has a value when lines shall not wait for others
 
 	retrying atomic.Bool
-
-	mu sync.Mutex
-	// onWay are the requests on their way and those that overtook one of them. A
-	// process that is killed sends them all again, so they count as one batch.
-	onWay []*request
-	freed chan struct{} // has a value when there are fewer
-}
-
-// request is one whose lines the position on disk does not count as acknowledged.
-type request struct {
-	oldest int64 // line of it, unix ns
-	ended  bool
 }
 
 // run sends until ctx ends.
 func (l *lane) run(ctx context.Context) {
-	var requests sync.WaitGroup
-	defer requests.Wait()
-	for l.await(ctx) && l.room(ctx, func(onWay []*request) bool { return len(onWay) < inFlight }) {
-		batch, err := l.log.Next(l.requestBytes())
+	for l.await(ctx) {
+		batch, err := l.log.Next(l.s.current().BatchBytes)
 		if err != nil {
 			l.s.diagnostics.printf("%v", err)
 			pause(ctx, retryPause)
-			continue
-		}
-		if batch == nil || !l.room(ctx, func(onWay []*request) bool {
-			return len(onWay) == 0 || batch.Newest()-onWay[0].oldest < int64(maxSpan)
-		}) {
-			continue
-		}
-		r := l.begin(batch)
-		requests.Go(func() {
+		} else if batch != nil {
 			l.send(ctx, batch)
-			l.end(r)
-		})
+		}
 	}
 }
-
-func (l *lane) begin(batch *segment.Batch) *request {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	r := &request{oldest: batch.Oldest()}
-	l.onWay = append(l.onWay, r)
-	return r
-}
-
-func (l *lane) end(r *request) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	r.ended = true
-	for len(l.onWay) > 0 && l.onWay[0].ended {
-		l.onWay = l.onWay[1:]
-	}
-	signal(l.freed)
-}
-
-func (l *lane) requestBytes() int { return l.s.current().BatchBytes / inFlight }
 
 // await waits for lines that fill a request, or have waited for others as long as
 // they should. It reports false when ctx has ended.
@@ -97,7 +54,7 @@ func (l *lane) await(ctx context.Context) bool {
 	var patience <-chan time.Time
 	for ctx.Err() == nil {
 		unread := l.log.Stats().UnreadBytes
-		if unread >= int64(l.requestBytes()) {
+		if unread >= int64(l.s.current().BatchBytes) {
 			return true
 		}
 		var hurry <-chan struct{}
@@ -116,24 +73,6 @@ func (l *lane) await(ctx context.Context) bool {
 			return true
 		case <-patience:
 			return true
-		}
-	}
-	return false
-}
-
-// room waits until the requests that are on their way leave room for another. It
-// reports false when ctx has ended.
-func (l *lane) room(ctx context.Context, enough func(onWay []*request) bool) bool {
-	for ctx.Err() == nil {
-		l.mu.Lock()
-		ok := enough(l.onWay)
-		l.mu.Unlock()
-		if ok {
-			return true
-		}
-		select {
-		case <-ctx.Done():
-		case <-l.freed:
 		}
 	}
 	return false

@@ -61,9 +61,8 @@ type Settings struct {
 	// Metadata are the fields that become structured metadata. Nil means
 	// [DefaultMetadata].
 	Metadata []string
-	// BatchBytes bounds the lines that are on their way at one time, in bytes
-	// before compression, and thereby what can be sent twice after a crash.
-	// A request holds at most half of it, so that two can be on their way.
+	// BatchBytes bounds a request, in bytes before compression, and thereby what can
+	// be sent twice after a crash.
 	BatchBytes int
 	// BatchWait is how long a line waits for others to share its request.
 	BatchWait time.Duration

@@ -172,7 +172,7 @@ func (s *Shipper) run() {
 		s.storing, open = s.awaitLines(reports.C)
 		if now := s.settings.Load(); now != applied {
 			encoder.apply(*now)
-			encoder.limit = min(chunkBytes, now.BatchBytes/inFlight)
+			encoder.limit = min(chunkBytes, now.BatchBytes)
 			applied = now
 		}
 		s.store(encoder)
@@ -287,7 +287,7 @@ func (s *Shipper) lane(tenant string) (*lane, error) {
 	if resent := log.Stats().Resent; resent > 0 {
 		s.tally.change(func(t *Stats) { t.ResentLines["restart"] += resent })
 	}
-	l := &lane{s: s, tenant: tenant, log: log, hurry: make(chan struct{}, 1), freed: make(chan struct{}, 1)}
+	l := &lane{s: s, tenant: tenant, log: log, hurry: make(chan struct{}, 1)}
 	l.delivery = newDelivery(s.current, l.hooks())
 	s.lanes[tenant] = l
 	s.work.Go(func() { l.run(s.ctx) })

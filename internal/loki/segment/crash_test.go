@@ -49,7 +49,7 @@ func appendUntilKilled(dir string, first int64) error {
 			if err := l.Done(b); err != nil {
 				failed <- err
 			}
-			say("done", b.Oldest(), b.Newest())
+			say("done", b.Frames[0].Oldest, b.Frames[len(b.Frames)-1].Newest)
 		}
 		for {
 			b, err := l.Next(rand.IntN(8000))
@@ -60,7 +60,7 @@ func appendUntilKilled(dir string, first int64) error {
 				<-l.Changed()
 				continue
 			}
-			say("issued", b.Oldest(), b.Newest())
+			say("issued", b.Frames[0].Oldest, b.Frames[len(b.Frames)-1].Newest)
 			switch rand.IntN(3) { // up to three on their way, done in any order
 			case 0:
 				done(b)

@@ -27,16 +27,6 @@ func (b *Batch) Lines() int64 { return b.total.lines }
 // Bytes returns how long its payloads are.
 func (b *Batch) Bytes() int64 { return b.total.bytes }
 
-// Oldest returns the time of its oldest line, in ns since 1970.
-func (b *Batch) Oldest() int64 {
-	return slices.MinFunc(b.Frames, func(x, y Frame) int { return cmp.Compare(x.Oldest, y.Oldest) }).Oldest
-}
-
-// Newest returns the time of its newest line, in ns since 1970.
-func (b *Batch) Newest() int64 {
-	return slices.MaxFunc(b.Frames, func(x, y Frame) int { return cmp.Compare(x.Newest, y.Newest) }).Newest
-}
-
 // Next returns the frames that follow those of the Next before: as many whole
 // ones as have together at most maxBytes of payload, at least one if there is one,
 // and nil if there is none. It has written down that they are given out. If it

@@ -107,8 +107,6 @@ func TestFramesComeBackInOrder(t *testing.T) {
 	appendFrames(t, l, 10, 10)
 	require.Equal(t, []int{10}, numbers(t, next(t, l, everything)))
 
-	require.Equal(t, int64(1e6), first.Oldest())
-	require.Equal(t, int64(3e6+999), first.Newest())
 	st := l.Stats()
 	require.Equal(t, int64(55), st.Lines, "none is acknowledged")
 	require.Zero(t, st.UnreadLines)
@@ -705,7 +703,7 @@ func TestAllMethodsAtOnce(t *testing.T) {
 				}
 			}
 			sent += b.Lines()
-			last = b.Newest()
+			last = b.Frames[len(b.Frames)-1].Newest
 			done.Go(func() {
 				if err := l.Done(b); err != nil {
 					panic(err)
