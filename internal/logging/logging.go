@@ -77,6 +77,12 @@ func (e *Encoder) AddInt64(key string, value int64) { e.add(zap.Int64(key, value
 // AddDuration implements zapcore.ObjectEncoder.
 func (e *Encoder) AddDuration(key string, value time.Duration) { e.add(zap.Duration(key, value)) }
 
+// AddReflected implements zapcore.ObjectEncoder.
+func (e *Encoder) AddReflected(key string, value any) error {
+	e.add(zap.Reflect(key, value))
+	return nil
+}
+
 // AddObject implements zapcore.ObjectEncoder.
 func (e *Encoder) AddObject(key string, value zapcore.ObjectMarshaler) error {
 	if key == "request" {

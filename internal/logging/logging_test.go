@@ -66,6 +66,23 @@ func TestAccessLineHasTheSchemaAndNoSecret(t *testing.T) {
 	require.Equal(t, byte('\n'), line.Bytes()[line.Len()-1])
 }
 
+// Caddy's admin API gives its logger what it knows of a request, headers too.
+func TestFieldsOfALoggerAreHeldToTheSchema(t *testing.T) {
+	t.Parallel()
+	enc := logging.NewEncoder("tenantgate", summarise).Clone()
+	for _, f := range []zap.Field{
+		zap.String("method", "GET"), zap.String("uri", "/config?token=SECRET"),
+		zap.Reflect("headers", http.Header{"X-Api-Key": {"SECRET"}}), zap.Reflect("resp_headers", http.Header{"X-Api-Key": {"SECRET"}}),
+		zap.Int64("tenant_id", 7), zap.Int("size", 17), zap.Any("names", []any{"a"}),
+	} {
+		f.AddTo(enc)
+	}
+	line, err := enc.EncodeEntry(entry, nil)
+	require.NoError(t, err)
+	require.JSONEq(t, `{"ts": "2026-11-23T16:04:05.123456Z", "level": "info", "logger": "http.log.access", "msg": "handled request",
+		"service": "tenantgate", "method": "GET", "uri": "/config", "tenant_id": "7", "bytes": 17, "names": ["a"]}`, line.String())
+}
+
 // A number in some lines and a text in others is refused by what indexes both.
 func TestIdsAreTexts(t *testing.T) {
 	t.Parallel()
