@@ -19,12 +19,15 @@ var caddyfileBlock = regexp.MustCompile("(?s)```caddyfile\n(.*?)```")
 // grammar marks a block that shows a syntax, not a Caddyfile.
 var grammar = regexp.MustCompile(`<[a-z_ ]+>|\[[<a-z|.]+|…`)
 
+// accessLog finds the directive that turns on a site's access log.
+var accessLog = regexp.MustCompile(`(?m)^\s*log$`)
+
 // TestCaddyfilesInDocumentsAreValid adapts every Caddyfile that a reader could
 // copy: as it stands, or as a part of the global options or of a site.
 func TestCaddyfilesInDocumentsAreValid(t *testing.T) {
 	t.Parallel()
 	const root = "../.."
-	found := 0
+	found, logged := 0, 0
 	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
 		if err != nil || entry.IsDir() || filepath.Ext(path) != ".md" {
 			return err
@@ -37,11 +40,17 @@ func TestCaddyfilesInDocumentsAreValid(t *testing.T) {
 			}
 			found++
 			require.NoError(t, adaptPart(block[1]), "%s, Caddyfile %d:\n%s", path, i+1, block[1])
+			if accessLog.MatchString(block[1]) {
+				// Caddy's own format writes queries and most headers.
+				require.Contains(t, block[1], "format tenantgate", "%s, Caddyfile %d", path, i+1)
+				logged++
+			}
 		}
 		return nil
 	})
 	require.NoError(t, err)
 	require.Greater(t, found, 5)
+	require.Positive(t, logged)
 	require.Error(t, adaptPart("jwt_auth {\n\tissue x\n}\n"), "the check can fail")
 }
 
