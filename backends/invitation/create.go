@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 
 	"go.uber.org/zap"
 
@@ -53,7 +54,7 @@ func (s *Service) draft(b *createBody, caller server.Caller) (record, error) {
 	if b.Locale != "" {
 		var ok bool
 		if locale, ok = s.mails.locale(b.Locale); !ok {
-			fields = append(fields, problem.Field{Pointer: "/locale", Code: "unknown-locale", Detail: fmt.Sprintf("Give one of %q.", s.mails.locales())})
+			fields = append(fields, problem.Field{Pointer: "/locale", Code: "unknown-locale", Detail: "Give one of " + strings.Join(s.mails.locales(), ", ") + "."})
 		}
 	}
 	fields = append(fields, checkText("/name", b.Name, maxName)...)
