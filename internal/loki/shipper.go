@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/tenantgate/tenantgate/internal/clock"
+	"github.com/tenantgate/tenantgate/internal/filelock"
 	"github.com/tenantgate/tenantgate/internal/loki/segment"
 )
 
@@ -225,7 +226,7 @@ func (s *Shipper) takeFolder() bool {
 			return true
 		}
 		// A process that has just ended may be about to let go of the folder.
-		if !told || !errors.As(err, new(errInUse)) {
+		if !told || !errors.As(err, new(filelock.InUseError)) {
 			told = true
 			s.diagnostics.printf("%v: lines wait in memory", err)
 		}
@@ -240,21 +241,18 @@ func (s *Shipper) takeFolder() bool {
 }
 
 // openFolder takes the lock, unless an earlier try got it, and opens the lanes.
-func (s *Shipper) openFolder() (err error) {
+func (s *Shipper) openFolder() error {
 	if s.lock == nil {
-		if s.lock, err = lockFolder(s.options.Dir); err != nil {
-			s.lock = nil // a nil *os.File would not be nil here
+		lock, err := filelock.Lock(filepath.Join(s.options.Dir, "lock"))
+		if errors.As(err, new(filelock.InUseError)) {
+			return fmt.Errorf("buffer folder %s is %w: give each process its own", s.options.Dir, err)
+		}
+		if err != nil {
 			return err
 		}
+		s.lock = lock
 	}
 	return s.openLanes()
-}
-
-// errInUse says that another process has the folder.
-type errInUse struct{ dir, pid string }
-
-func (e errInUse) Error() string {
-	return fmt.Sprintf("buffer folder %s is used by process %s: give each process its own", e.dir, cmp.Or(e.pid, "?"))
 }
 
 // openLanes opens the lanes that have lines from earlier processes.

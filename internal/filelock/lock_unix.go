@@ -1,23 +1,23 @@
 //go:build unix
 
-package loki
+package filelock
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"strconv"
 	"strings"
 	"syscall"
 )
 
-// lockFolder makes this process the one that has the folder, until the file is
-// closed. The system lifts the lock of a process that was killed. While another
-// has it the error is an errInUse.
-func lockFolder(dir string) (io.Closer, error) {
-	path := filepath.Join(dir, "lock")
+// Lock makes this process the one that has the lock file at path, which is made
+// if need be and left in place, until the result is closed. The system lifts the
+// lock of a process that was killed. While another has it the error is an
+// [InUseError].
+func Lock(path string) (io.Closer, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
@@ -26,7 +26,7 @@ func lockFolder(dir string) (io.Closer, error) {
 	case errors.Is(err, syscall.EWOULDBLOCK):
 		content, _ := io.ReadAll(io.LimitReader(f, 32)) // for the text only
 		f.Close()
-		return nil, errInUse{dir, strings.TrimSpace(string(content))}
+		return nil, InUseError{cmp.Or(strings.TrimSpace(string(content)), "?")}
 	case err != nil:
 		f.Close()
 		return nil, fmt.Errorf("lock %s: %w", path, err)
