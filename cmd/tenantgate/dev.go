@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/signal"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -25,11 +26,13 @@ import (
 
 	"github.com/tenantgate/tenantgate"
 	"github.com/tenantgate/tenantgate/backends/app"
+	"github.com/tenantgate/tenantgate/internal/filelock"
 	"github.com/tenantgate/tenantgate/internal/logging"
 	"github.com/tenantgate/tenantgate/internal/secret"
 )
 
-func devCommand() caddycmd.Command {
+// devCommand returns the command; made receives what Caddy makes of it.
+func devCommand(made **cobra.Command) caddycmd.Command {
 	return caddycmd.Command{
 		Name:  "dev",
 		Usage: "[--address localhost:8080] [--data ./data] [--fresh] [--log console|json] [--config Caddyfile]",
@@ -44,6 +47,7 @@ Ctrl-C or SIGTERM stops it. Nothing but Go is needed: no Docker, no Redis.
 	$ tenantgate dev
 	$ tenantgate dev --address localhost:9090 --data /tmp/demo --fresh`,
 		CobraFunc: func(cmd *cobra.Command) {
+			*made = cmd
 			var o devOptions
 			cmd.Flags().StringVar(&o.address, "address", "localhost:8080", "Where the gateway listens (host:port)")
 			cmd.Flags().StringVar(&o.data, "data", "./data", "Folder for the database, mails and logs")
@@ -72,10 +76,24 @@ func (o devOptions) run(ctx context.Context, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	if err := o.prepareFolder(); err != nil {
+	caddyfile, builtIn, err := o.readConfig()
+	if err != nil {
 		return err
 	}
-	config, err := o.backendsConfig("http://" + net.JoinHostPort(displayHost(host), port))
+	shown := screen{
+		gateway: "http://" + net.JoinHostPort(displayHost(host), port), admin: adminAddress(),
+		data: strings.TrimSuffix(o.data, "/"), config: o.config, builtIn: builtIn, binary: binary(),
+	}
+	// From here on absolute: dev.env is read in other folders too.
+	if o.data, err = filepath.Abs(o.data); err != nil {
+		return fmt.Errorf("--data %s: %w", shown.data, err)
+	}
+	lock, err := o.prepareFolder()
+	if err != nil {
+		return err
+	}
+	defer func() { _ = lock.Close() }()
+	config, err := o.backendsConfig(shown.gateway)
 	if err != nil {
 		return err
 	}
@@ -91,13 +109,11 @@ func (o devOptions) run(ctx context.Context, stdout io.Writer) error {
 	}
 	// The gateway stops first, so that no request meets a backend that is gone.
 	defer services.stop()
-	if err := o.startGateway(ctx, host, port, &config, services); err != nil {
+	if err := o.startGateway(ctx, host, port, caddyfile, &config, services); err != nil {
 		return err
 	}
-	screen{
-		gateway: "http://" + net.JoinHostPort(displayHost(host), port), admin: adminAddress(),
-		data: strings.TrimSuffix(o.data, "/"), config: o.config, binary: binary(), fresh: services.fresh,
-	}.print(stdout)
+	shown.fresh = services.fresh
+	shown.print(stdout)
 
 	var failed error
 	select {
@@ -110,7 +126,7 @@ func (o devOptions) run(ctx context.Context, stdout io.Writer) error {
 	return failed
 }
 
-// check refuses what can't work before anything is started.
+// check refuses flags that can't work before anything is started.
 func (o *devOptions) check(ctx context.Context) (host, port string, err error) {
 	switch o.log {
 	case "":
@@ -126,15 +142,52 @@ func (o *devOptions) check(ctx context.Context) (host, port string, err error) {
 	if err != nil {
 		return "", "", fmt.Errorf("--address %s: give host:port, such as localhost:8080", o.address)
 	}
-	if err := free(ctx, o.address); err != nil {
-		return "", "", fmt.Errorf("%s can't be listened on (%w): stop what uses it, or choose another with --address", o.address, err)
+	if err := checkPort(port); err != nil {
+		return "", "", fmt.Errorf("--address %s: %w", o.address, err)
 	}
-	if admin := adminAddress(); !strings.HasPrefix(admin, "unix/") {
-		if err := free(ctx, admin); err != nil {
-			return "", "", fmt.Errorf("the admin address %s can't be listened on (%w): stop what uses it, or set TENANTGATE_ADMIN=localhost:2020", admin, err)
+	if err := free(ctx, o.address); err != nil {
+		return "", "", cannotListen(o.address, err, "choose another with --address")
+	}
+	admin := adminAddress()
+	if strings.HasPrefix(admin, "unix/") {
+		return host, port, nil
+	}
+	if _, adminPort, err := net.SplitHostPort(admin); err == nil {
+		if err := checkPort(adminPort); err != nil {
+			return "", "", fmt.Errorf("TENANTGATE_ADMIN=%s: %w", admin, err)
 		}
 	}
+	if err := free(ctx, admin); err != nil {
+		return "", "", cannotListen("the admin address "+admin, err, "set TENANTGATE_ADMIN=localhost:2020")
+	}
 	return host, port, nil
+}
+
+func checkPort(port string) error {
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+		return fmt.Errorf("%s is no port: choose one from 1 to 65535", cmp.Or(port, "nothing"))
+	}
+	return nil
+}
+
+// cannotListen says why an address can't be listened on, and what to do.
+func cannotListen(address string, err error, remedy string) error {
+	if errors.Is(err, syscall.EADDRINUSE) {
+		remedy = "stop what uses it, or " + remedy
+	}
+	return fmt.Errorf("%s can't be listened on (%w): %s", address, err, remedy)
+}
+
+// readConfig returns the Caddyfile: the built-in one where the folder has none.
+func (o devOptions) readConfig() (caddyfile []byte, builtIn bool, err error) {
+	caddyfile, err = os.ReadFile(o.config)
+	if errors.Is(err, os.ErrNotExist) && o.config == "Caddyfile" {
+		return tenantgate.Caddyfile, true, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("read the configuration: %w", err)
+	}
+	return caddyfile, false, nil
 }
 
 // free reports why an address can't be listened on.
@@ -173,25 +226,61 @@ func binary() string {
 	return os.Args[0]
 }
 
-// dataFiles are what dev makes in its folder, and all that --fresh deletes.
+// dataFiles are all that --fresh deletes: what dev makes in its folder, but for
+// its lock.
 var dataFiles = []string{"tenantgate.db", "tenantgate.db-wal", "tenantgate.db-shm", "mail", "logs", "loki", "dev.env"}
 
-func (o devOptions) prepareFolder() error {
+// prepareFolder makes the data folder ours until the lock is closed, and refuses
+// one in which something can't be written.
+func (o devOptions) prepareFolder() (lock io.Closer, err error) {
+	if err := os.MkdirAll(o.data, 0o700); err != nil {
+		return nil, fmt.Errorf("the data folder can't be made: %w: choose another with --data", err)
+	}
+	lock, err = filelock.Lock(filepath.Join(o.data, "dev.lock"))
+	if errors.As(err, new(filelock.InUseError)) {
+		return nil, fmt.Errorf("the data folder %s is %w: stop it, or choose another with --data", o.data, err)
+	}
+	if err == nil {
+		if err = o.fillFolder(); err == nil {
+			return lock, nil
+		}
+		_ = lock.Close()
+	}
+	return nil, fmt.Errorf("the data folder can't be written: %w: choose another with --data", err)
+}
+
+// fillFolder makes the files and folders to which dev and what it starts will
+// write, with --fresh after deleting what there is. None is left out: later each
+// line and each mail would be an error of its own.
+func (o devOptions) fillFolder() error {
 	if o.fresh {
 		for _, name := range dataFiles {
 			if err := os.RemoveAll(filepath.Join(o.data, name)); err != nil {
-				return fmt.Errorf("--fresh: %w", err)
+				return err
 			}
 		}
 	}
-	for _, folder := range []string{"mail", "logs"} {
-		if err := os.MkdirAll(filepath.Join(o.data, folder), 0o700); err != nil {
-			return fmt.Errorf("the data folder can't be made: %w: choose another with --data", err)
+	for _, name := range []string{"mail", "logs"} {
+		folder := filepath.Join(o.data, name)
+		if err := os.MkdirAll(folder, 0o700); err != nil {
+			return err
+		}
+		probe, err := os.CreateTemp(folder, "probe-*")
+		if err != nil {
+			return err
+		}
+		if err := errors.Join(probe.Close(), os.Remove(probe.Name())); err != nil {
+			return err
 		}
 	}
-	probe := filepath.Join(o.data, "dev.env")
-	if err := os.WriteFile(probe, nil, 0o600); err != nil {
-		return fmt.Errorf("the data folder can't be written: %w: choose another with --data", err)
+	for _, name := range []string{"dev.env", "logs/gateway.jsonl", "logs/backends.jsonl"} {
+		f, err := os.OpenFile(filepath.Join(o.data, name), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+		if err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -221,7 +310,7 @@ func (o devOptions) backendsConfig(publicURL string) (app.Config, error) {
 // backendsLog returns the logger of the backends: like the gateway's, its lines
 // go to stdout, to a file and, with LOKI_URL, to Loki.
 func (o devOptions) backendsLog(stdout io.Writer, config *app.Config) (log *zap.Logger, closeLog func(), err error) {
-	file := &timberjack.Logger{Filename: filepath.Join(o.data, "logs", "backends.jsonl"), MaxSize: 100, MaxBackups: 10}
+	file := &timberjack.Logger{Filename: filepath.Join(o.data, "logs", "backends.jsonl"), FileMode: 0o600, MaxSize: 100, MaxBackups: 10}
 	var encoder zapcore.Encoder = logging.NewEncoder("backends", nil)
 	if o.log == "console" {
 		encoder = logging.NewConsoleEncoder("backends", nil, term.IsTerminal(int(os.Stdout.Fd())))
@@ -240,9 +329,9 @@ func (o devOptions) backendsLog(stdout io.Writer, config *app.Config) (log *zap.
 	}, nil
 }
 
-// startGateway loads the Caddyfile with the variables that make it fit this
+// startGateway loads caddyfile with the variables that make it fit this
 // machine, and keeps them in dev.env for `tenantgate reload`.
-func (o devOptions) startGateway(ctx context.Context, host, port string, config *app.Config, s *services) error {
+func (o devOptions) startGateway(ctx context.Context, host, port string, caddyfile []byte, config *app.Config, s *services) error {
 	if host == "localhost" {
 		host = "127.0.0.1 ::1"
 		if free(ctx, "[::1]:0") != nil {
@@ -282,13 +371,6 @@ func (o devOptions) startGateway(ctx context.Context, host, port string, config 
 		return fmt.Errorf("the data folder can't be written: %w", err)
 	}
 
-	caddyfile, err := os.ReadFile(o.config)
-	if errors.Is(err, os.ErrNotExist) && o.config == "Caddyfile" {
-		caddyfile, err = tenantgate.Caddyfile, nil
-	}
-	if err != nil {
-		return fmt.Errorf("read the configuration: %w", err)
-	}
 	adapted, _, err := caddyconfig.GetAdapter("caddyfile").Adapt(caddyfile, map[string]any{"filename": o.config})
 	if err != nil {
 		return err // names file and line

@@ -23,6 +23,7 @@ type screen struct {
 	admin   string // localhost:2019
 	data    string // ./data
 	config  string // Caddyfile
+	builtIn bool   // there is no such file: the program's own is used
 	binary  string // how the user started this program
 	fresh   bool   // demo data was just made
 }
@@ -50,8 +51,8 @@ func (s screen) steps() []step {
 		{"a trace goes on through gateway, auth and tenant service", "curl -s " + s.gateway + "/api/auth/log/" + token + " -H 'traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01'", `"trace_id":"4bf92f3577b34da6a3ce929d0e0e4736"`},
 		{"and all their lines carry it", "cat " + s.data + "/logs/*.jsonl | grep 4bf92f3577b34da6a3ce929d0e0e4736 | grep -o '\"service\":\"[a-z-]*\"' | sort -u", `"service":"auth-service"` + "\n" + `"service":"tenant-service"` + "\n" + `"service":"tenantgate"`},
 		{"three failures in a minute open the breaker", "for i in 1 2 3 4; do " + status + `"` + s.gateway + `/api/billing/?status=500"` + token + "; done", "500\n500\n500\n503"},
-		{"now the gateway itself answers, with Retry-After", "curl -s " + s.gateway + "/api/billing/" + token, `"code":"circuit-open"`},
-		{"an operator sees why", s.binary + " breakers list --address " + s.admin + " | grep -o 'billing .* open'", "open"},
+		{"now the gateway itself answers, with Retry-After", "curl -si " + s.gateway + "/api/billing/" + token, "503 Service Unavailable\nRetry-After:\n" + `"code":"circuit-open"`},
+		{"an operator sees why", s.binary + " breakers list --address " + s.admin, "TRIPS  FAILURES  REASON\n1      3         failures"},
 		{"and lets requests through again", s.binary + " breakers reset billing --address " + s.admin + "; " + status + s.gateway + "/api/billing/" + token, "200"},
 		{"log in as an admin", s.login("ADMIN", "admin@acme.test", demoPassword), ""},
 		{"invite somebody", "EMAIL=ann$(date +%s)@example.com; curl -s " + s.gateway + "/api/invitations/" + admin + ` -H 'Content-Type: application/json' -d "{\"email\":\"$EMAIL\",\"role\":\"Editor\",\"metadata\":{\"note\":\"welcome\"}}"`, `"status":"pending"`},
@@ -70,8 +71,7 @@ func (s screen) print(w io.Writer) {
 Tenantgate is up.
 
   gateway    %s
-  config     %s
-  reload     . %s/dev.env; %s reload --config %s
+%s
   admin API  http://%s
   mails      %s/mail/*.eml
   logs       %s/logs/*.jsonl
@@ -84,7 +84,7 @@ Tenantgate is up.
 
 Paste these into a second terminal, in this order, from this folder. After "->" stands what is printed, or a part of it.
 
-`, s.gateway, s.config, s.data, s.binary, s.config, s.admin, s.data, s.data, s.data, s.origin(), demoPassword)
+`, s.gateway, s.configuration(), s.admin, s.data, s.data, s.data, s.origin(), demoPassword)
 	for i, step := range s.steps() {
 		fmt.Fprintf(&b, "%2d. %s\n%s\n", i+1, step.what, step.command)
 		if step.want != "" {
@@ -94,6 +94,15 @@ Paste these into a second terminal, in this order, from this folder. After "->" 
 	}
 	b.WriteString("Ctrl-C stops everything.\n\n")
 	_, _ = io.WriteString(w, b.String())
+}
+
+// configuration returns the lines about it. There is nothing to reload where
+// there is no file.
+func (s screen) configuration() string {
+	if s.builtIn {
+		return "  config     built in; a file named " + s.config + " in this folder would take its place"
+	}
+	return fmt.Sprintf("  config     %s\n  reload     . %s/dev.env; %s reload --config %s", s.config, s.data, s.binary, s.config)
 }
 
 func (s screen) origin() string {
