@@ -35,8 +35,10 @@ const (
 	// maxActor and maxReason bound what a log line repeats, in characters.
 	maxActor  = 100
 	maxReason = 500
-	// loggedUpstreams is how many upstreams the line of an order names.
+	// loggedUpstreams is how many upstreams the line of an order names, or an error.
 	loggedUpstreams = 20
+	// maxCause bounds what is told of an error of redis, in characters.
+	maxCause = 200
 )
 
 // adminAPI is the part of Caddy's admin API that tells of breakers and takes an
@@ -78,7 +80,8 @@ type listing struct {
 	Replica  string        `json:"replica"`
 	Mode     string        `json:"mode"`
 	Redis    *string       `json:"redis"`
-	AgeMS    *int64        `json:"age_ms"` // since redis last answered
+	AgeMS    *int64        `json:"age_ms"`          // since redis last answered
+	Cause    string        `json:"cause,omitempty"` // why it does not decide
 	Version  uint64        `json:"version"`
 	Settings *settingsView `json:"settings,omitempty"`
 	Breakers []circuitView `json:"breakers"`
@@ -95,8 +98,9 @@ type circuitView struct {
 	Trips       int    `json:"trips"`
 	Failures    int    `json:"failures"`
 	Reason      string `json:"reason"`
+	OrderReason string `json:"order_reason,omitempty"` // what the operator said
 	Version     uint64 `json:"version"`
-	Configured  bool   `json:"configured"` // on this gateway
+	Configured  bool   `json:"configured"` // on this gateway, with this upstream
 }
 
 // settingsView is the settings of a breaker.
@@ -145,8 +149,15 @@ func refuseMethod(w http.ResponseWriter, r *http.Request, allowed, advice string
 }
 
 func errNoBreaker(name string) error {
-	return operator.Refusal(http.StatusNotFound, "no breaker %q is configured on this gateway, and none is known from others: GET %s lists them", name, adminPath)
+	return operator.Refusal(http.StatusNotFound, "no breaker %q is configured on this gateway, and none is known from others: %s", name, listedByAPI)
 }
+
+// listedByAPI says where breakers are listed, listedByCommand to those who use
+// the command.
+const (
+	listedByAPI     = "GET " + adminPath + " lists them"
+	listedByCommand = "`tenantgate breakers list` shows them"
+)
 
 // answer writes the API's answer.
 func answer(w http.ResponseWriter, l listing) error {
@@ -168,19 +179,19 @@ func (r *registry) list() listing {
 		age := status.Age.Milliseconds()
 		l.AgeMS = &age
 	}
-	bare := map[string]bool{} // configured breakers, true until a circuit is found
+	if status.Mode == core.ModeLocal {
+		l.Cause = shorten(status.Cause, maxCause)
+	}
+	named, found := map[string][]string{}, map[string]bool{} // configured breakers, and those that have a circuit
 	for _, g := range r.Groups() {
-		bare[g.Name()] = true
+		named[g.Name()] = g.Upstreams()
 	}
 	for _, record := range r.store.Records() {
-		_, configured := bare[record.Key.Name]
-		if configured {
-			bare[record.Key.Name] = false
-		}
-		l.Breakers = append(l.Breakers, viewOf(record, configured))
+		found[record.Key.Name] = true
+		l.Breakers = append(l.Breakers, viewOf(record, slices.Contains(named[record.Key.Name], record.Key.Upstream)))
 	}
-	for name, is := range bare {
-		if is {
+	for name := range named {
+		if !found[name] {
 			l.Breakers = append(l.Breakers, viewOf(core.Record{Key: core.Key{Name: name}}, true))
 		}
 	}
@@ -202,9 +213,13 @@ func (r *registry) redisAddress() *string {
 }
 
 func viewOf(r core.Record, configured bool) circuitView {
+	if r.State == core.Closed && r.Forced == core.NotForced && r.Reason == core.ReasonForced {
+		r.Reason = "" // an order was lifted: nothing is forced any more
+	}
 	v := circuitView{
 		Name: r.Key.Name, Upstream: r.Key.Upstream, Tenant: r.Key.Tenant, State: stateName(r.State, r.Forced),
-		Trips: r.Trips, Failures: r.Failures, Reason: string(r.Reason), Version: r.Version, Configured: configured,
+		Trips: r.Trips, Failures: r.Failures, Reason: string(r.Reason), OrderReason: r.OrderReason,
+		Version: r.Version, Configured: configured,
 	}
 	switch {
 	case r.Forced != core.NotForced && r.ForcedFor > 0:
@@ -269,7 +284,7 @@ func (a *adminAPI) serveOrder(w http.ResponseWriter, r *http.Request, name, verb
 		return operator.Refusal(http.StatusBadRequest, "%w", err)
 	}
 	known := current()
-	keys, err := known.target(name, o)
+	keys, warning, err := known.target(name, o)
 	if err != nil {
 		return err
 	}
@@ -278,7 +293,7 @@ func (a *adminAPI) serveOrder(w http.ResponseWriter, r *http.Request, name, verb
 	ctx := context.WithoutCancel(r.Context())
 	everywhere, obeyed := true, map[core.Key]bool{}
 	for _, key := range keys {
-		taken, err := known.store.Obey(ctx, key, core.Order{Kind: kind, TTL: ttl})
+		taken, err := known.store.Obey(ctx, key, core.Order{Kind: kind, TTL: ttl, Reason: o.Reason})
 		if err != nil { // it is gone, together with its breaker
 			continue
 		}
@@ -292,7 +307,7 @@ func (a *adminAPI) serveOrder(w http.ResponseWriter, r *http.Request, name, verb
 	l.Breakers = slices.DeleteFunc(l.Breakers, func(c circuitView) bool {
 		return !obeyed[core.Key{Name: c.Name, Upstream: c.Upstream, Tenant: c.Tenant}]
 	})
-	l.Order, l.Everywhere, l.Note = verb, &everywhere, noteOn(everywhere, l.Redis)
+	l.Order, l.Everywhere, l.Note = verb, &everywhere, noteOn(everywhere, l.Redis)+warning
 	if s := known.settings(name); s != nil && s.Mode == modeShadow {
 		l.Note += "; the breaker is in shadow mode and refuses nothing"
 	}
@@ -385,16 +400,19 @@ func parseTTL(text string) (time.Duration, error) {
 	return ttl, nil
 }
 
-// target returns the circuits that an order is for, at least one.
-func (r *registry) target(name string, o order) (keys []core.Key, err error) {
+// target returns the circuits that an order is for, at least one, and a warning
+// to go with the note of the answer.
+func (r *registry) target(name string, o order) (keys []core.Key, warning string, err error) {
 	if r == nil {
-		return nil, errNoBreaker(name)
+		return nil, "", errNoBreaker(name)
 	}
-	known := false
+	var known []string // upstreams of its circuits
 	address, isAddress := canonical(o.Upstream)
 	for _, record := range r.store.Records() {
 		key := record.Key
-		known = known || key.Name == name
+		if key.Name == name {
+			known = append(known, key.Upstream)
+		}
 		if key.Name == name && (o.Upstream == "" || o.Upstream == key.Upstream || isAddress && address == key.Upstream) && (o.Tenant == "" || o.Tenant == key.Tenant) {
 			keys = append(keys, key)
 		}
@@ -402,24 +420,49 @@ func (r *registry) target(name string, o order) (keys []core.Key, err error) {
 	group := r.Group(name)
 	switch {
 	case len(keys) > 0:
-		return keys, nil
-	case group == nil && !known:
-		return nil, errNoBreaker(name)
+		return keys, "", nil
+	case group == nil && known == nil:
+		return nil, "", errNoBreaker(name)
 	case o.Tenant != "" && group != nil && !group.Settings().PerTenant:
-		return nil, operator.Refusal(http.StatusBadRequest, "breaker %q has no circuits of tenants: leave tenant out, or give it the scope %s", name, scopeTenant)
+		return nil, "", operator.Refusal(http.StatusBadRequest, "breaker %q has no circuits of tenants: leave tenant out, or give it the scope %s", name, scopeTenant)
 	case o.Upstream == "":
-		return nil, operator.Refusal(http.StatusConflict, "breaker %q has no circuit like that yet, for no request has come: name the upstream, such as 10.0.0.1:80", name)
+		return nil, "", operator.Refusal(http.StatusConflict, "breaker %q has no circuit like that yet, for no request has come: name the upstream, such as 10.0.0.1:80", name)
 	case group == nil:
-		return nil, operator.Refusal(http.StatusNotFound, "breaker %q has no upstream %q that is known here, and is not configured on this gateway: ask one that has it", name, o.Upstream)
+		return nil, "", operator.Refusal(http.StatusNotFound, "breaker %q has no upstream %q that is known here, and is not configured on this gateway: ask one that has it", name, o.Upstream)
 	}
 	if !isAddress {
-		return nil, operator.Refusal(http.StatusBadRequest, "upstream %q must be an address with a port, such as 10.0.0.1:80", o.Upstream)
+		return nil, "", operator.Refusal(http.StatusBadRequest, "upstream %q must be an address with a port, such as 10.0.0.1:80", o.Upstream)
+	}
+	if known = append(known, group.Upstreams()...); !slices.Contains(known, address) {
+		if !group.Learns() {
+			return nil, "", operator.Refusal(http.StatusNotFound, "breaker %q has no upstream %q on this gateway: it has %s", name, address, namesOf(known))
+		}
+		warning = fmt.Sprintf("; warning: no request has gone to %q and no configuration names it: see that there is no typing mistake, and reset it if there is", address)
 	}
 	b := group.Breaker(address, o.Tenant) // it has seen no request yet
 	if b == nil {
-		return nil, operator.Refusal(http.StatusConflict, "breaker %q has too many upstreams to take another: name one that it has", name)
+		return nil, "", operator.Refusal(http.StatusConflict, "breaker %q has too many upstreams to take another: name one that it has", name)
 	}
-	return []core.Key{b.Key()}, nil
+	return []core.Key{b.Key()}, warning, nil
+}
+
+// namesOf returns a list of upstreams for an error, of the first ones if they are many.
+func namesOf(upstreams []string) string {
+	slices.Sort(upstreams)
+	upstreams = slices.Compact(upstreams)
+	more := ""
+	if n := len(upstreams) - loggedUpstreams; n > 0 {
+		upstreams, more = upstreams[:loggedUpstreams], fmt.Sprintf(" and %d more", n)
+	}
+	return strings.Join(upstreams, ", ") + more
+}
+
+// shorten returns the text with no more than that many characters.
+func shorten(text string, most int) string {
+	if runes := []rune(text); len(runes) > most {
+		return string(runes[:most-1]) + "…"
+	}
+	return text
 }
 
 // canonical returns an address as circuits know it, unless it is none.

@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -82,6 +83,7 @@ func (o *operated) call(t testing.TB, method, path, body string) answer {
 // circuit is one circuit as the admin API tells of it.
 type circuit struct {
 	Name, Upstream, Tenant, State, Reason string
+	OrderReason                           string `json:"order_reason"`
 	RemainingMS                           *int64 `json:"remaining_ms"`
 	ForcedForMS                           *int64 `json:"forced_for_ms"`
 	Trips, Failures                       int
@@ -92,6 +94,7 @@ type circuit struct {
 // listing is an answer of the admin API.
 type listing struct {
 	Order, Note, Replica, Mode string
+	Cause                      string
 	Everywhere                 *bool
 	Redis                      *string
 	AgeMS                      *int64 `json:"age_ms"`
@@ -182,7 +185,8 @@ func TestOrdersHoldUntilTheyAreLiftedOrTheirTimeIsOver(t *testing.T) {
 	require.Equal(t, "open", l.Order)
 	require.False(t, *l.Everywhere)
 	require.Equal(t, "there is no redis: it holds on this gateway only", l.Note)
-	require.Equal(t, []circuit{{Name: "billing", Upstream: up.addr(), State: "forced-open", ForcedForMS: ptr(int64(600_000)), Reason: "forced", Configured: true}}, l.Breakers)
+	require.Equal(t, []circuit{{Name: "billing", Upstream: up.addr(), State: "forced-open", ForcedForMS: ptr(int64(600_000)), Reason: "forced", OrderReason: "maintenance", Configured: true}}, l.Breakers)
+	require.Equal(t, l.Breakers, o.list(t, "").Breakers)
 	a := o.get(t, "/")
 	require.Equal(t, 503, a.status)
 	require.Equal(t, "600", a.header.Get("Retry-After"))
@@ -190,11 +194,15 @@ func TestOrdersHoldUntilTheyAreLiftedOrTheirTimeIsOver(t *testing.T) {
 	require.Equal(t, 200, o.get(t, "/").status)
 	require.Equal(t, "closed", o.list(t, "").Breakers[0].State)
 
+	require.Equal(t, "order over", o.list(t, "").Breakers[0].Reason)
+	require.Empty(t, o.list(t, "").Breakers[0].OrderReason)
+
 	require.Equal(t, "forced-closed", o.order(t, "billing/close", "").Breakers[0].State)
 	for range 5 {
 		require.Equal(t, 500, o.get(t, "/?status=500").status)
 	}
-	require.Equal(t, "closed", o.order(t, "billing/auto", "{}").Breakers[0].State)
+	require.Equal(t, []circuit{{Name: "billing", Upstream: up.addr(), State: "closed", Configured: true}}, o.order(t, "billing/auto", `{"reason":"done"}`).Breakers,
+		"nothing is forced any more")
 	o.trip(t)
 	require.Equal(t, "open", o.order(t, "billing/auto", "").Breakers[0].State, "auto lifts an order, and there is none")
 	require.Equal(t, "closed", o.order(t, "billing/reset", `{"actor":"eve\"}"}`).Breakers[0].State)
@@ -234,9 +242,82 @@ func TestAnOrderForAnUpstreamThatHasSeenNoRequest(t *testing.T) {
 	require.Equal(t, 503, o.get(t, "/?port="+port).status)
 	require.Zero(t, up.hits.Load())
 	require.Equal(t, "forced-closed", o.order(t, "billing/close", "").Breakers[0].State, "now it has one")
-	o.order(t, "billing/open", `{"upstream":"unix//run/x.sock"}`)
-	require.Len(t, o.list(t, "/billing").Breakers, 2)
+	require.Contains(t, l.Note, "warning: no request has gone to ")
+	l = o.order(t, "billing/open", `{"upstream":"unix//run/x.sock"}`)
+	require.Equal(t, `there is no redis: it holds on this gateway only; warning: no request has gone to "unix//run/x.sock" and no configuration names it: see that there is no typing mistake, and reset it if there is`, l.Note)
+	require.NotContains(t, o.order(t, "billing/open", `{"upstream":"unix//run/x.sock"}`).Note, "warning", "it is known by now")
+	l = o.list(t, "/billing")
+	require.Len(t, l.Breakers, 2)
+	for _, c := range l.Breakers {
+		require.False(t, c.Configured, "no configuration has these addresses")
+	}
 	require.Equal(t, 200, o.get(t, "/?port="+port).status, "the other is forced closed")
+}
+
+// others is the address of nothing.
+const others = "10.9.9.9:80"
+
+func TestAnUpstreamThatNoBreakerHasIsRefused(t *testing.T) {
+	o, up, second := newOperated(t), newFaulty(t), newFaulty(t)
+	dynamic := `"dynamic_upstreams":{"source":"test","addresses":["` + up.addr() + `"]}`
+	o.load(t, "breaker_proxy /a static "+up.addr()+" "+second.addr()+` {
+		breaker {
+			scope upstream+tenant
+		}
+	}
+	reverse_proxy /b `+up.addr()+` {
+		transport breaker plain
+		lb_policy breaker plain
+	}
+	breaker_proxy /c fromquery `+up.addr()+` 127.0.0.1:{query.port}
+	breaker_proxy /d wide `+up.addr()+`
+	breaker_proxy /e wide {query.up}`)
+	refused := func(path, body, want string) {
+		t.Helper()
+		a := o.call(t, "POST", "/tenantgate/breakers/"+path, body)
+		require.Equal(t, 404, a.status, a.body)
+		var refusal struct{ Error string }
+		require.NoError(t, json.Unmarshal([]byte(a.body), &refusal))
+		require.Equal(t, want, refusal.Error)
+	}
+	both := []string{up.addr(), second.addr()}
+	slices.Sort(both)
+	for _, verb := range []string{"open", "close", "reset", "auto"} {
+		refused("static/"+verb, `{"upstream":"`+others+`"}`, `breaker "static" has no upstream "10.9.9.9:80" on this gateway: it has `+strings.Join(both, ", "))
+	}
+	refused("static/open", `{"upstream":"tcp/10.9.9.9:80","tenant":"1"}`, `breaker "static" has no upstream "10.9.9.9:80" on this gateway: it has `+strings.Join(both, ", "))
+	refused("plain/open", `{"upstream":"`+others+`"}`, `breaker "plain" has no upstream "10.9.9.9:80" on this gateway: it has `+up.addr())
+	for _, c := range o.list(t, "").Breakers {
+		require.NotEqual(t, others, c.Upstream)
+		require.True(t, c.Configured)
+	}
+
+	l := o.order(t, "plain/open", `{"upstream":"`+up.addr()+`"}`)
+	require.True(t, l.Breakers[0].Configured, "it has seen no request and is in the configuration")
+	require.NotContains(t, l.Note, "warning")
+	require.Len(t, o.order(t, "static/open", `{"upstream":"`+up.addr()+`","tenant":"7"}`).Breakers, 1)
+	for _, name := range []string{"fromquery", "wide"} {
+		l = o.order(t, name+"/open", `{"upstream":"`+up.addr()+`"}`)
+		require.NotContains(t, l.Note, "warning", name)
+		require.True(t, l.Breakers[0].Configured, name)
+		l = o.order(t, name+"/open", `{"upstream":"`+others+`"}`)
+		require.Contains(t, l.Note, `; warning: no request has gone to "10.9.9.9:80"`, name)
+		require.False(t, l.Breakers[0].Configured, name)
+	}
+
+	config := string(o.config(t, "breaker_proxy static 127.0.0.1:1"))
+	require.Contains(t, config, `"upstreams":[{"dial":"127.0.0.1:1"}]`)
+	require.NoError(t, caddy.Load([]byte(strings.Replace(config, `"upstreams":[{"dial":"127.0.0.1:1"}]`, dynamic, 1)), true))
+	require.Contains(t, o.order(t, "static/open", `{"upstream":"`+others+`"}`).Note, "warning", "a source of upstreams may name it")
+
+	o.load(t, "breaker_proxy static "+second.addr())
+	known := map[string]bool{}
+	for _, c := range o.list(t, "/static").Breakers {
+		known[c.Upstream] = c.Configured
+	}
+	require.True(t, known[second.addr()])
+	require.False(t, known[up.addr()], "no configuration has it any more")
+	require.Equal(t, "closed", o.order(t, "static/reset", `{"upstream":"`+others+`"}`).Breakers[0].State, "what is there can be lifted")
 }
 
 func TestOrdersForTenants(t *testing.T) {
@@ -291,6 +372,7 @@ func TestAdminRefusesWhatItCannotUnderstand(t *testing.T) {
 		"a body without end":         {"POST /billing/open", `{"reason":"` + strings.Repeat("a", 70_000) + `"}`, 413, "body is longer than 65536 bytes"},
 		"an upstream without a port": {"POST /billing/open", `{"upstream":"10.0.0.1"}`, 400, `upstream "10.0.0.1" must be an address with a port`},
 		"an upstream without a host": {"POST /billing/open", `{"upstream":":80"}`, 400, "must be an address with a port"},
+		"an upstream of nobody":      {"POST /billing/open", `{"upstream":"10.0.0.1:80"}`, 404, `breaker "billing" has no upstream "10.0.0.1:80" on this gateway: it has 127.0.0.1:`},
 		"a range of ports":           {"POST /billing/open", `{"upstream":"10.0.0.1:80-90"}`, 400, "must be an address with a port"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -323,15 +405,20 @@ func TestOrdersOnRedisHoldEverywhere(t *testing.T) {
 	require.Equal(t, "redis://"+redis.Addr()+"/0", *l.Redis)
 	require.NotNil(t, l.AgeMS)
 
-	l = o.order(t, "billing/open", `{"ttl":"10m"}`)
+	l = o.order(t, "billing/open", `{"ttl":"10m","reason":"4711"}`)
+	require.Equal(t, "4711", l.Breakers[0].OrderReason)
 	require.True(t, *l.Everywhere)
 	require.Equal(t, "it holds on all gateways", l.Note)
 	require.Equal(t, "forced-open", l.Breakers[0].State)
 	require.Positive(t, l.Breakers[0].Version)
 	require.Equal(t, 503, o.get(t, "/").status)
 
+	require.Empty(t, o.list(t, "").Cause)
+
 	redis.Close()
 	require.Eventually(t, func() bool { return o.list(t, "").Mode == "local" }, 10*time.Second, 10*time.Millisecond)
+	require.Equal(t, "4711", o.list(t, "").Breakers[0].OrderReason)
+	require.Contains(t, o.list(t, "").Cause, "connection refused")
 	l = o.order(t, "billing/auto", "")
 	require.False(t, *l.Everywhere)
 	require.Equal(t, "redis does not answer: it holds on this gateway, and on the others when redis is back", l.Note)
@@ -340,6 +427,20 @@ func TestOrdersOnRedisHoldEverywhere(t *testing.T) {
 	content, err := os.ReadFile(o.log)
 	require.NoError(t, err)
 	require.NotContains(t, string(content), "s3cret")
+}
+
+func TestTheCauseIsNamedWhyRedisDoesNotDecide(t *testing.T) {
+	o, up, redis := newOperated(t), newFaulty(t), miniredis.RunT(t)
+	redis.RequireAuth("s3cret")
+	o.global = "tenantgate {\n redis redis://:wr0ng@" + redis.Addr() + "\n }"
+	o.load(t, "breaker_proxy billing "+up.addr())
+	require.Eventually(t, func() bool { return strings.Contains(o.list(t, "").Cause, "WRONGPASS") }, 10*time.Second, 10*time.Millisecond)
+	stdout, stderr, code := run(t.Context(), "list", "--address", "unix/"+o.admin)
+	require.Zero(t, code, stderr)
+	require.Regexp(t, `^local: redis://\S+ has failed for \d+s \(.*WRONGPASS .*\), each gateway decides by itself \(replica \w+\)\n`, stdout)
+	for _, secret := range []string{"wr0ng", "s3cret"} {
+		require.NotContains(t, stdout, secret)
+	}
 }
 
 func TestAnOrderInShadowModeSaysThatNothingIsRefused(t *testing.T) {

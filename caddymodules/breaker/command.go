@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -212,7 +213,11 @@ request yet must be named.`,
 	flags.StringVar(&body.Upstream, "upstream", "", "Only this upstream, as the list shows it")
 	flags.StringVar(&body.Tenant, "tenant", "", "Only this tenant, for breakers with the scope upstream+tenant")
 	flags.StringVar(&body.Actor, "actor", cmp.Or(os.Getenv("USER"), os.Getenv("LOGNAME")), "Who orders it, for the log (default: $USER)")
-	flags.StringVar(&body.Reason, "reason", "", "Why, for the log")
+	reason := "Why, for the log"
+	if o.hasTTL {
+		reason += " and, as long as it holds, the list"
+	}
+	flags.StringVar(&body.Reason, "reason", "", reason)
 	flags.Lookup("actor").DefValue = "" // not whoever made the manual
 	if o.hasTTL {
 		cmd.Example += "\n  tenantgate breakers " + o.verb + " billing --ttl 10m"
@@ -287,6 +292,9 @@ func (b *breakerCommands) call(ctx context.Context, method, path string, body []
 	err = client.Call(ctx, method, path, body, func(answer []byte) bool {
 		return json.Unmarshal(answer, &l) == nil && l.Mode != ""
 	})
+	if err != nil && strings.Contains(err.Error(), listedByAPI) {
+		err = errors.New(strings.ReplaceAll(err.Error(), listedByAPI, listedByCommand))
+	}
 	return l, err
 }
 

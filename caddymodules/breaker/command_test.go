@@ -67,7 +67,7 @@ func TestTheTableOfCircuits(t *testing.T) {
 		{"name":"auth","state":"closed","configured":true},
 		{"name":"billing","upstream":"10.0.0.1:8080","state":"open","remaining_ms":90001,"trips":2,"failures":3,"reason":"probe failed"},
 		{"name":"billing","upstream":"10.0.0.2:8080","state":"half-open","trips":1,"failures":3,"reason":"open period over"},
-		{"name":"müll","upstream":"b.example:443","state":"forced-open","forced_for_ms":600000,"reason":"forced"},
+		{"name":"müll","upstream":"b.example:443","state":"forced-open","forced_for_ms":600000,"reason":"forced","order_reason":"provider maintenance"},
 		{"name":"shop","upstream":"c.example:443","state":"forced-closed","reason":"forced"}]`
 	for name, test := range map[string]struct{ answer, want string }{
 		"shared": {
@@ -77,7 +77,7 @@ NAME     UPSTREAM       STATE          LEFT   TRIPS  FAILURES  REASON
 auth     -              closed         -      0      0         -
 billing  10.0.0.1:8080  open           1m31s  2      3         probe failed
 billing  10.0.0.2:8080  half-open      -      1      3         open period over
-müll     b.example:443  forced-open    10m0s  0      0         forced
+müll     b.example:443  forced-open    10m0s  0      0         forced: provider maintenance
 shop     c.example:443  forced-closed  -      0      0         forced
 `,
 		},
@@ -90,6 +90,11 @@ open: redis does not answer: it holds on this gateway, and on the others when re
 NAME     UPSTREAM       TENANT  STATE        LEFT  TRIPS  FAILURES  REASON
 billing  10.0.0.1:8080  7       forced-open  -     0      0         forced
 `,
+		},
+		"local, with a cause": {
+			`{"mode":"local","redis":"redis://localhost:6379/0","age_ms":4400,"cause":"NOAUTH Authentication required.","breakers":[]}`,
+			"local: redis://localhost:6379/0 has failed for 4s (NOAUTH Authentication required.), each gateway decides by itself\n" +
+				"no breaker is configured, and none is known from other gateways\n",
 		},
 		"alone, with settings": {
 			`{"replica":"0a1b2c3d4e5f","mode":"alone","redis":null,"age_ms":null,"settings":{"failures":3,"window_ms":60000,"open_ms":120000,
@@ -128,8 +133,8 @@ func TestCVE_2003_0063_NoEscapeSequenceFromAServerReachesTheTerminal(t *testing.
 	evil := "\x1b]0;owned\x07\u009b31m\x7f\u202etxt\r\n\xff"
 	var content bytes.Buffer
 	require.NoError(t, json.NewEncoder(&content).Encode(map[string]any{
-		"order": evil, "note": evil, "replica": evil, "mode": "shared", "redis": evil, "age_ms": 1,
-		"breakers": []any{map[string]any{"name": evil, "upstream": evil, "tenant": evil, "state": evil, "reason": evil, "remaining_ms": 5}},
+		"order": evil, "note": evil, "replica": evil, "mode": "shared", "redis": evil, "age_ms": 1, "cause": evil,
+		"breakers": []any{map[string]any{"name": evil, "upstream": evil, "tenant": evil, "state": evil, "reason": evil, "order_reason": evil, "remaining_ms": 5}},
 		"settings": map[string]any{"scope": evil, "mode": evil},
 	}))
 	status := http.StatusOK
@@ -194,7 +199,7 @@ func TestCommandsAgainstARunningGateway(t *testing.T) {
 
 	require.Regexp(t, `\nreset: there is no redis: it holds on this gateway only\n[^\n]+\nbilling .* closed `, tenantgate("reset", "billing"))
 	require.Equal(t, 200, o.get(t, "/").status)
-	require.Contains(t, tenantgate("open", "billing", "--ttl", "10m", "--reason", "provider maintenance"), "forced-open  10m0s")
+	require.Contains(t, tenantgate("open", "billing", "--ttl", "10m", "--reason", "provider maintenance"), "forced-open  10m0s  0      0         forced: provider maintenance\n")
 	require.Equal(t, 503, o.get(t, "/").status)
 	require.Contains(t, tenantgate("close", "billing", "--upstream", up.addr(), "--actor", "ann", "--output", "json"), `"state": "forced-closed"`)
 	require.Contains(t, tenantgate("auto", "billing", "--actor", ""), " closed ")
@@ -262,7 +267,7 @@ func TestMistakesAreOneLineAndAnExitCode(t *testing.T) {
 		"a watch of none":          {[]string{"watch", "--address", "unix/" + filepath.Join(dir, "no")}, 1, "can't be reached (no such file or directory)"},
 		"another server":           {[]string{"list", "--address", other.Listener.Addr().String()}, 1, "answers 404 and knows nothing of breakers: is it Tenantgate's?"},
 		"a breaker that is none":   {[]string{"list", "shop", "--address", here}, 1, `no breaker "shop" is configured on this gateway`},
-		"an order for none":        {[]string{"open", "shop", "--address", here}, 1, `no breaker "shop" is configured on this gateway`},
+		"an order for none":        {[]string{"open", "shop", "--address", here}, 1, "none is known from others: `tenantgate breakers list` shows them"},
 		"an order without traffic": {[]string{"open", "billing", "--address", here}, 1, "for no request has come: name the upstream"},
 	} {
 		stdout, stderr, code := run(t.Context(), test.args...)
@@ -293,7 +298,7 @@ func TestTheExitCodesAndOutputOfTheProcess(t *testing.T) {
 		want string
 	}{
 		{[]string{"list"}, 0, ""},
-		{[]string{"open", "shop"}, 1, "Error: no breaker \"shop\" is configured on this gateway, and none is known from others: GET /tenantgate/breakers lists them\n"},
+		{[]string{"open", "shop"}, 1, "Error: no breaker \"shop\" is configured on this gateway, and none is known from others: `tenantgate breakers list` shows them\n"},
 		{[]string{"open"}, 2, "Error: give the name of one breaker; `tenantgate breakers list` shows them\n"},
 		{[]string{"list", "--nonsense"}, 2, "Error: unknown flag: --nonsense\n"},
 		{nil, 2, "Error: say what to do: list, watch, open, close, reset or auto; see tenantgate breakers --help\n"},
@@ -357,7 +362,7 @@ func TestWatchPrintsALineForEachChange(t *testing.T) {
 	looks := []any{
 		look(a(`"state":"open","remaining_ms":90000,"trips":1,"reason":"failures"`), b(`"state":"closed"`), `{"name":"auth","state":"closed"}`),
 		look(a(`"state":"open","remaining_ms":89000,"trips":1,"reason":"failures"`), b(`"state":"closed"`)),
-		look(a(`"state":"half-open","trips":1,"reason":"open period over"`), b(`"state":"forced-open","forced_for_ms":600000,"reason":"forced"`)),
+		look(a(`"state":"half-open","trips":1,"reason":"open period over"`), b(`"state":"forced-open","forced_for_ms":600000,"reason":"forced","order_reason":"ticket 4711"`)),
 		errors.New("gone"), errors.New("still gone"),
 		strings.Replace(look(a(`"state":"open","remaining_ms":120000,"trips":2,"reason":"probe failed"`), b(`"state":"forced-open","reason":"forced"`)), "alone", "local", 1),
 		look(a(`"state":"open","remaining_ms":120000,"trips":3,"reason":"probe failed"`)),
@@ -367,7 +372,7 @@ func TestWatchPrintsALineForEachChange(t *testing.T) {
 	require.Equal(t, `2026-11-24T12:00:00Z mode alone
 2026-11-24T12:00:00Z billing 10.0.0.1:80 open for 1m30s (failures)
 2026-11-24T12:00:00Z billing 10.0.0.1:80 open -> half-open (open period over)
-2026-11-24T12:00:00Z shop 10.0.0.2:80 tenant 7 closed -> forced-open for 10m0s (forced)
+2026-11-24T12:00:00Z shop 10.0.0.2:80 tenant 7 closed -> forced-open for 10m0s (forced: ticket 4711)
 2026-11-24T12:00:00Z gone
 2026-11-24T12:00:00Z mode local
 2026-11-24T12:00:00Z billing 10.0.0.1:80 half-open -> open for 2m0s (probe failed)

@@ -279,7 +279,7 @@ func TestARefusalIsAProblemForHandleErrors(t *testing.T) {
 	require.Equal(t, 503, a.status)
 	require.Equal(t, "120", a.header.Get("Retry-After"))
 	require.JSONEq(t, `{"type":"urn:tenantgate:problem:circuit-open","code":"circuit-open","title":"Service Unavailable","status":503,
-		"detail":"The service behind this address has failed and gets no requests for now; try again in 120 s.","retry_after":120}`, a.body)
+		"detail":"The service behind this address is not available and gets no requests for now; try again in 120 s.","retry_after":120}`, a.body)
 
 	g.load(t, "breaker_proxy billing "+up.addr()+"\n handle_errors {\n respond \"{err.status_code} {err.message}\" 503\n }")
 	a = g.get(t, "/")

@@ -4,9 +4,11 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/caddyserver/caddy/v2"
+	"github.com/caddyserver/caddy/v2/modules/caddyhttp/reverseproxy"
 
 	"github.com/tenantgate/tenantgate/caddymodules/gateway"
 	core "github.com/tenantgate/tenantgate/internal/breaker"
@@ -169,6 +171,8 @@ func join(ctx caddy.Context, name string, m *core.Member) (*membership, error) {
 		return nil, err
 	}
 	m.Generation = ctx.Done() // one channel per configuration
+	named, learns := upstreamsOf(ctx)
+	m.Upstreams, m.Learns = append(m.Upstreams, named...), learns
 	pooled, _, err := registries.LoadOrNew(registryKey, func() (caddy.Destructor, error) {
 		return newRegistry(clock.System{}), nil
 	})
@@ -187,6 +191,29 @@ func join(ctx caddy.Context, name string, m *core.Member) (*membership, error) {
 	r.enter(&wish{generation: m.Generation, redis: app.RedisOptions(), namespace: app.Namespace, logger: ctx.Slogger()})
 	app.OnStart(func() { r.start(m.Generation) })
 	return &membership{group: group, member: m, registry: r, hasRedis: app.RedisOptions() != nil, onStart: app.OnStart}, nil
+}
+
+// upstreamsOf returns the addresses that the reverse_proxy names whose part is
+// being set up, as circuits know them, and whether requests can bring it others.
+func upstreamsOf(ctx caddy.Context) (named []string, learns bool) {
+	var proxy *reverseproxy.Handler // the innermost
+	for _, m := range ctx.Modules() {
+		if h, ok := m.(*reverseproxy.Handler); ok {
+			proxy = h
+		}
+	}
+	if proxy == nil {
+		return nil, true
+	}
+	learns = proxy.DynamicUpstreamsRaw != nil
+	for _, u := range proxy.Upstreams {
+		if strings.Contains(u.Dial, "{") { // a placeholder
+			learns = true
+		} else if name, ok := dialName(u.Dial); ok {
+			named = append(named, name)
+		}
+	}
+	return named, learns
 }
 
 // leave ends the membership; a second call, or one of a module that never

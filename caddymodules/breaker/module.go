@@ -89,7 +89,7 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 	if err != nil {
 		return err
 	}
-	t.membership, err = join(ctx, t.Name, &core.Member{Settings: &settings, Listener: listener})
+	t.membership, err = join(ctx, t.Name, &core.Member{Settings: &settings, Listener: listener, Upstreams: t.named()})
 	if err != nil {
 		return err
 	}
@@ -101,11 +101,19 @@ func (t *Transport) Provision(ctx caddy.Context) error {
 // guardUpstreams makes the circuits of the upstreams that are known. Those of a
 // gateway that was started anew are as Redis has them before any request comes.
 func (t *Transport) guardUpstreams() {
+	for _, name := range t.named() {
+		t.membership.group.Breaker(name, "")
+	}
+}
+
+// named returns the upstreams that are known as circuits know them.
+func (t *Transport) named() (names []string) {
 	for _, dial := range t.Upstreams {
-		if address, err := caddy.ParseNetworkAddress(dial); err == nil { // else reverse_proxy says so
-			t.membership.group.Breaker(upstreamName(address.Network, address.JoinHostPort(0)), "")
+		if name, ok := dialName(dial); ok { // else reverse_proxy says so
+			names = append(names, name)
 		}
 	}
+	return names
 }
 
 // check reports the first mistake in the breaker's part of the configuration.
@@ -244,6 +252,16 @@ func upstreamName(network, address string) string {
 		return strings.ToLower(address)
 	}
 	return network + "/" + address
+}
+
+// dialName returns the address of a configuration as logs and circuits know it,
+// unless it is none.
+func dialName(dial string) (name string, ok bool) {
+	address, err := caddy.ParseNetworkAddress(dial)
+	if err != nil {
+		return "", false
+	}
+	return upstreamName(address.Network, address.JoinHostPort(0)), true
 }
 
 // logFields puts the fields of a breaker into log lines, without an allocation.

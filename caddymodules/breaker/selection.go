@@ -158,11 +158,11 @@ func giveBack(ctx context.Context) {
 // breaker returns the breaker that the transport will meet for the upstream, or
 // nil if the address makes no sense, which reverse_proxy then says.
 func (s *Selection) breaker(repl *caddy.Replacer, u *reverseproxy.Upstream, tenant string) *core.Breaker {
-	address, err := caddy.ParseNetworkAddress(repl.ReplaceAll(u.Dial, ""))
-	if err != nil {
+	name, ok := dialName(repl.ReplaceAll(u.Dial, ""))
+	if !ok {
 		return nil
 	}
-	return s.membership.group.Breaker(upstreamName(address.Network, address.JoinHostPort(0)), tenant)
+	return s.membership.group.Breaker(name, tenant)
 }
 
 var (

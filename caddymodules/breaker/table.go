@@ -61,6 +61,9 @@ func (l listing) headline() string {
 	case "shared":
 		return fmt.Sprintf("shared: all gateways decide together through %s, which answered %.1fs ago%s", redis, age.Seconds(), who)
 	case "local":
+		if l.Cause != "" {
+			return fmt.Sprintf("local: %s has failed for %s (%s), each gateway decides by itself%s", redis, age.Round(time.Second), l.Cause, who)
+		}
 		return fmt.Sprintf("local: %s has not answered for %s, each gateway decides by itself%s", redis, age.Round(time.Second), who)
 	}
 	return "alone: no redis, this gateway decides by itself" + who
@@ -99,6 +102,14 @@ func (c circuitView) left() string {
 	return ((ms(*n) + time.Second - 1) / time.Second * time.Second).String()
 }
 
+// because is the reason of a change with what the operator said.
+func because(reason, said string) string {
+	if said == "" {
+		return reason
+	}
+	return reason + ": " + said
+}
+
 // writeTable writes the circuits as a table.
 func writeTable(w *bytes.Buffer, circuits []circuitView, colours bool) {
 	header := []string{"NAME", "UPSTREAM", "TENANT", "STATE", "LEFT", "TRIPS", "FAILURES", "REASON"}
@@ -107,7 +118,7 @@ func writeTable(w *bytes.Buffer, circuits []circuitView, colours bool) {
 	rows := [][]string{header}
 	for _, c := range circuits {
 		hasTenant = hasTenant || c.Tenant != ""
-		row := []string{c.Name, c.Upstream, c.Tenant, c.State, c.left(), strconv.Itoa(c.Trips), strconv.Itoa(c.Failures), c.Reason}
+		row := []string{c.Name, c.Upstream, c.Tenant, c.State, c.left(), strconv.Itoa(c.Trips), strconv.Itoa(c.Failures), because(c.Reason, c.OrderReason)}
 		for i, cell := range row {
 			if row[i] = operator.Printable(cell); cell == "" {
 				row[i] = "-"
@@ -262,6 +273,8 @@ type change struct {
 	Trips    int    `json:"trips,omitempty"`
 	Failures int    `json:"failures,omitempty"`
 	Reason   string `json:"reason,omitempty"`
+	// OrderReason is what the operator said.
+	OrderReason string `json:"order_reason,omitempty"`
 }
 
 func (c *changes) show(l listing, err error) error {
@@ -317,7 +330,7 @@ func changeTo(v circuitView, from string) change {
 	}
 	return change{
 		Name: v.Name, Upstream: v.Upstream, Tenant: v.Tenant, From: from, To: v.State,
-		LeftMS: left, Trips: v.Trips, Failures: v.Failures, Reason: v.Reason,
+		LeftMS: left, Trips: v.Trips, Failures: v.Failures, Reason: v.Reason, OrderReason: v.OrderReason,
 	}
 }
 
@@ -353,7 +366,7 @@ func (c change) text() string {
 		text += " for " + circuitView{RemainingMS: c.LeftMS}.left()
 	}
 	if c.Reason != "" {
-		text += " (" + c.Reason + ")"
+		text += " (" + because(c.Reason, c.OrderReason) + ")"
 	}
 	return text
 }

@@ -34,7 +34,7 @@ func refusal(wait time.Duration) error {
 		Err: &problem.Error{
 			Status: http.StatusServiceUnavailable,
 			Code:   codeOpen,
-			Detail: "The service behind this address has failed and gets no requests for now; try again in " + text + " s.",
+			Detail: "The service behind this address is not available and gets no requests for now; try again in " + text + " s.",
 			Extra:  map[string]any{"retry_after": seconds},
 			Header: http.Header{"Retry-After": {text}},
 			Err:    reverseproxy.NewDialError(errOpen),

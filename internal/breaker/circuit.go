@@ -130,7 +130,7 @@ func (c *circuit) open(now time.Time, period time.Duration, why Reason) (changed
 
 // close starts a closed period, whatever was before.
 func (c *circuit) close(why Reason) (changed bool) {
-	c.record.State, c.record.Forced, c.record.Reason = Closed, NotForced, why
+	c.record.State, c.record.Forced, c.record.Reason, c.record.OrderReason = Closed, NotForced, why, ""
 	c.record.Trips, c.record.Failures, c.verdicts = 0, 0, 0
 	c.orderEnds = time.Time{}
 	c.forget()
@@ -156,11 +156,12 @@ func (c *circuit) obey(now time.Time, o Order) (changed bool) {
 	case OrderClose:
 		forced = ForcedClosed
 	}
-	if c.record.Forced == forced && o.TTL == 0 && c.orderEnds.IsZero() {
+	said := oneLine(o.Reason)
+	if c.record.Forced == forced && o.TTL == 0 && c.orderEnds.IsZero() && (said == "" || said == c.record.OrderReason) {
 		return false
 	}
 	c.close(ReasonForced)
-	c.record.Forced = forced
+	c.record.Forced, c.record.OrderReason = forced, said
 	if o.TTL > 0 {
 		c.orderEnds = now.Add(o.TTL)
 	}

@@ -1,5 +1,7 @@
 package breaker
 
+import "log/slog"
+
 // ScriptText is the arbiter's script, for tests that run it with changes.
 func ScriptText() string { return scriptText }
 
@@ -20,6 +22,9 @@ func (s *Shared) UseByHand(link Link) *Hand {
 	}
 	return &Hand{n}
 }
+
+// LogTo is the logger of Use.
+func (h *Hand) LogTo(logger *slog.Logger) { h.session.logger = logger }
 
 // Poll is what the loop does when it is time to poll.
 func (h *Hand) Poll() { h.session.poll(h.session.ctx) }

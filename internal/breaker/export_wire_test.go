@@ -22,13 +22,14 @@ type WireRecord struct {
 	Failures      int
 	Origin        string
 	Reason        Reason
+	OrderReason   string
 }
 
 func (r remoteRecord) wire() WireRecord {
 	return WireRecord{
 		Epoch: r.epoch, Before: r.before, Group: r.group, Key: r.key, State: r.state, Version: r.version, ClosedAt: r.closedAt,
 		Remaining: r.remaining, Trips: r.trips, Good: r.good, Forced: r.forced, ForcedFor: r.forcedFor, Failures: r.failures,
-		Origin: r.origin, Reason: r.reason,
+		Origin: r.origin, Reason: r.reason, OrderReason: r.orderReason,
 	}
 }
 
@@ -63,6 +64,7 @@ var (
 	WireWriteID   = circuitID
 	WireReadReply = parseReply
 	WireMillis    = millis
+	WireOrderWord = orderWord
 )
 
 // WireMaxMillis is the longest time that the wire carries.

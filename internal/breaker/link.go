@@ -184,4 +184,11 @@ func refuses(err error) bool {
 	return errors.As(err, &answer) && !errors.Is(err, redis.Nil) && !strings.HasPrefix(err.Error(), "NOSCRIPT")
 }
 
+// causeOf returns the text of an error without what a server says of a call's
+// arguments: those of AUTH and HELLO are credentials.
+func causeOf(err error) string {
+	text, _, _ := strings.Cut(err.Error(), ", with args beginning with")
+	return text
+}
+
 var _ Link = (*RedisLink)(nil)

@@ -3,6 +3,7 @@ package breaker_test
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -16,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/tenantgate/tenantgate/internal/breaker"
+	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/redisclient"
 	"github.com/tenantgate/tenantgate/internal/redisclient/redistest"
 )
@@ -277,11 +279,12 @@ func TestDataOfAnotherKindInOurKeysMakesAReplicaWorkByItself(t *testing.T) {
 	// Step by step for all at once, because each step has to be waited for.
 	for _, r := range all {
 		shared(t, r.replica)
+		r.before = r.warnings() // of a server that was slow to start
 		require.NoError(t, r.spoil(t.Context(), r.client))
 	}
 	for _, r := range all {
 		eventually(t, func() bool { return r.store.Status().Mode == breaker.ModeLocal }, r.name)
-		eventually(t, func() bool { return strings.Contains(r.log.String(), "breakers work on each replica by itself") }, r.name)
+		eventually(t, func() bool { return r.warnings() > r.before }, r.name)
 		require.Contains(t, r.log.String(), "level=WARN")
 		r.started = newReplica(t, "", settings)
 		r.started.store.Use(openLink(t, r.url), nil)
@@ -296,9 +299,81 @@ func TestDataOfAnotherKindInOurKeysMakesAReplicaWorkByItself(t *testing.T) {
 	}
 	for _, r := range all {
 		shared(t, r.replica, r.started)
-		require.Equal(t, 1, strings.Count(r.log.String(), "by itself"), "one line for one change: %s", &r.log)
+		require.Equal(t, r.before+1, r.warnings(), "one line for one change: %s", &r.log)
 		require.False(t, r.Passes())
 	}
+}
+
+// closedLink is a link whose every call is refused.
+type closedLink struct {
+	patchyLink
+	calls atomic.Int64
+	open  atomic.Bool
+}
+
+var errRefused = errors.New("dial tcp 127.0.0.1:1: connect: connection refused")
+
+func (l *closedLink) Run(_ context.Context, commands []breaker.Command) ([]breaker.Reply, []error) {
+	if l.open.Load() {
+		return []breaker.Reply{{Verdict: "sync", Lines: []string{"e 1"}}}, make([]error, 1)
+	}
+	l.calls.Add(1)
+	return make([]breaker.Reply, len(commands)), []error{errRefused}
+}
+
+func (l *closedLink) Version(context.Context) (string, uint64, error) {
+	if l.open.Load() {
+		return "e", 1, nil
+	}
+	l.calls.Add(1)
+	return "", 0, errRefused
+}
+
+func TestARedisThatIsAwayFromTheStartIsWarnedOfOnce(t *testing.T) {
+	t.Parallel()
+	store, log, link := breaker.NewShared(clock.System{}), new(logBook), new(closedLink)
+	hand := store.UseByHand(link)
+	hand.LogTo(log.logger())
+	for range 20 {
+		hand.Poll()
+	}
+	require.Equal(t, int64(20), link.calls.Load())
+	require.Equal(t, 1, strings.Count(log.String(), "by itself"), log.String())
+	require.Contains(t, log.String(), errRefused.Error())
+	require.Equal(t, errRefused.Error(), store.Status().Cause)
+
+	link.open.Store(true)
+	for range 3 {
+		hand.Poll()
+	}
+	require.Equal(t, breaker.ModeShared, store.Status().Mode)
+	require.Empty(t, store.Status().Cause)
+	link.open.Store(false)
+	for range 20 {
+		hand.Poll()
+	}
+	require.Equal(t, breaker.ModeLocal, store.Status().Mode)
+	require.Equal(t, 2, strings.Count(log.String(), "by itself"), "one line for each change: %s", log)
+	require.Equal(t, errRefused.Error(), store.Status().Cause)
+}
+
+// Servers that don't know HELLO or AUTH repeat the arguments.
+func TestTheCauseHoldsNoCredentials(t *testing.T) {
+	t.Parallel()
+	store, log := breaker.NewShared(clock.System{}), new(logBook)
+	hand := store.UseByHand(&strangeLink{})
+	hand.LogTo(log.logger())
+	hand.Poll()
+	require.Equal(t, "ERR unknown command 'HELLO'", store.Status().Cause)
+	require.Contains(t, log.String(), "ERR unknown command 'HELLO'")
+	require.NotContains(t, log.String(), "s3cret")
+}
+
+// strangeLink is a link to what knows little of Redis.
+type strangeLink struct{ patchyLink }
+
+func (l *strangeLink) Run(_ context.Context, commands []breaker.Command) ([]breaker.Reply, []error) {
+	return make([]breaker.Reply, len(commands)), []error{errors.New("ERR unknown command 'HELLO', with args beginning with: '3' 'AUTH' 'default' 's3cret'")}
 }
 
 // spoilt is a replica whose Redis holds what it should not.
@@ -310,6 +385,12 @@ type spoilt struct {
 	client  *redis.Client
 	url     string
 	log     logBook
+	before  int // warnings before it was spoilt
+}
+
+// warnings returns how often the replica has said that it works by itself.
+func (s *spoilt) warnings() int {
+	return strings.Count(s.log.String(), "breakers work on each replica by itself")
 }
 
 // patchyLink is a link whose calls fail when the test wants it.

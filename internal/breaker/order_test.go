@@ -81,6 +81,31 @@ func TestANewOrderReplacesTheOneBefore(t *testing.T) {
 	require.Equal(t, breaker.ReasonForced, b.Record().Reason, "an order that was lifted does not end once more")
 }
 
+func TestTheReasonOfAnOrderIsKeptAsLongAsItHolds(t *testing.T) {
+	t.Parallel()
+	b := newBench(t, breaker.DefaultSettings())
+	give := func(kind breaker.OrderKind, reason string) (changed bool) {
+		t.Helper()
+		before := b.Record().Seq
+		require.NoError(t, b.store.Order(t.Context(), b.Key(), breaker.Order{Kind: kind, Reason: reason}))
+		return b.Record().Seq != before
+	}
+	require.True(t, give(breaker.OrderOpen, "provider\nmaintenance"))
+	require.Equal(t, "provider maintenance", b.Record().OrderReason)
+	require.Equal(t, breaker.ReasonForced, b.Record().Reason)
+	require.False(t, give(breaker.OrderOpen, "provider maintenance"), "the same again")
+	require.False(t, give(breaker.OrderOpen, ""), "no other reason is no change")
+	require.True(t, give(breaker.OrderOpen, "and longer"))
+	require.Equal(t, "and longer", b.Record().OrderReason)
+	require.True(t, give(breaker.OrderClose, ""))
+	require.Empty(t, b.Record().OrderReason)
+	for _, lift := range []breaker.OrderKind{breaker.OrderAuto, breaker.OrderReset} {
+		give(breaker.OrderOpen, "again")
+		require.True(t, give(lift, "done"))
+		require.Empty(t, b.Record().OrderReason)
+	}
+}
+
 // Requests that pass look at no clock, so somebody else has to.
 func TestAnOrderEndsByItselfAlthoughRequestsOnlyPass(t *testing.T) {
 	t.Parallel()
@@ -237,6 +262,66 @@ func TestAnOrderReachesEveryReplica(t *testing.T) {
 	eventually(t, b.Passes, "reset")
 	require.Equal(t, breaker.ReasonReset, b.Record().Reason)
 	require.Len(t, localOnes(breaker.ReasonReset, a, b), 1)
+}
+
+// said waits until the replicas know what the operator said.
+func said(t *testing.T, want string, replicas ...*replica) {
+	t.Helper()
+	for _, r := range replicas {
+		eventually(t, func() bool { return r.Record().OrderReason == want }, want)
+	}
+}
+
+func TestEveryReplicaKnowsTheReasonOfAnOrder(t *testing.T) {
+	t.Parallel()
+	server, a, b := pair(t)
+	order := func(r *replica, kind breaker.OrderKind, reason string) {
+		t.Helper()
+		require.NoError(t, r.store.Order(t.Context(), r.Key(), breaker.Order{Kind: kind, Reason: reason}))
+	}
+	order(a, breaker.OrderOpen, "4711")
+	require.Equal(t, "4711", a.Record().OrderReason, "here at once")
+	said(t, "4711", b)
+	order(b, breaker.OrderOpen, "50 % of_all müll")
+	said(t, "50 % of_all müll", a, b, newReplica(t, server.Addr(), breaker.DefaultSettings()))
+	version := a.Record().Version
+	order(a, breaker.OrderOpen, "")
+	require.Equal(t, version, a.Record().Version, "the same again is no change")
+
+	client := plainClient(t, server.Addr())
+	require.NoError(t, client.FlushAll(t.Context()).Err())
+	later := newReplica(t, server.Addr(), breaker.DefaultSettings())
+	said(t, "50 % of_all müll", later, a, b)
+
+	order(a, breaker.OrderAuto, "done")
+	said(t, "", a, b, later)
+	forced(t, breaker.NotForced, a, b, later)
+}
+
+// A gateway from before operators' reasons were kept gives the script two
+// arguments, and takes the whole word for the reason.
+func TestAnOrderOfAnOlderGatewayHasNoReason(t *testing.T) {
+	t.Parallel()
+	server, a, b := pair(t)
+	link := openLink(t, server.URL())
+	force := func(mode string) breaker.WireRecord {
+		t.Helper()
+		replies, errs := link.Run(t.Context(), []breaker.Command{{
+			Op: "force", ID: breaker.CircuitID(a.Key()), Replica: "older", Epoch: "e", Args: []any{mode, 0},
+		}})
+		require.NoError(t, errs[0])
+		r, err := breaker.WireReadRecord(replies[0].Lines[0])
+		require.NoError(t, err)
+		return r
+	}
+	require.Equal(t, breaker.ReasonForced, force("O").Reason)
+	forced(t, breaker.ForcedOpen, a, b)
+	require.NoError(t, a.store.Order(t.Context(), a.Key(), breaker.Order{Kind: breaker.OrderOpen, Reason: "deploy"}))
+	said(t, "deploy", a, b)
+	require.Equal(t, "deploy", force("O").OrderReason, "what is no change keeps it")
+	require.Empty(t, force("C").OrderReason)
+	forced(t, breaker.ForcedClosed, a, b)
+	said(t, "", a, b)
 }
 
 func TestTheEndOfAnOrderIsAnnouncedOnce(t *testing.T) {

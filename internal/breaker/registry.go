@@ -46,6 +46,10 @@ type Member struct {
 	// Listener hears every transition, if it belongs to the newest member with
 	// settings. It is called on a request's goroutine and must be quick.
 	Listener func(Transition)
+	// Upstreams is the addresses that its part of the configuration names.
+	Upstreams []string
+	// Learns: requests can bring it other addresses.
+	Learns bool
 }
 
 // Group is all breakers of one name.
@@ -146,6 +150,24 @@ func (g *Group) update() {
 
 // Settings returns the settings in force.
 func (g *Group) Settings() Settings { return g.active.Load().settings }
+
+// Upstreams returns the addresses that the configuration names, in order.
+func (g *Group) Upstreams() (all []string) {
+	g.registry.mu.Lock()
+	defer g.registry.mu.Unlock()
+	for _, m := range g.members {
+		all = append(all, m.Upstreams...)
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// Learns reports whether requests can bring other addresses.
+func (g *Group) Learns() bool {
+	g.registry.mu.Lock()
+	defer g.registry.mu.Unlock()
+	return slices.ContainsFunc(g.members, func(m *Member) bool { return m.Learns })
+}
 
 // Request counts one request, for [Group.Rate].
 func (g *Group) Request() { g.requests.add() }

@@ -228,10 +228,12 @@ function ops.result(token, outcome, need, base, max, jitter, random)
 	return 'released'
 end
 
--- force obeys an operator: mode O, C or N, how long in ms, 0 for ever.
-function ops.force(mode, ttl)
+-- force obeys an operator: mode O, C or N, how long in ms, 0 for ever, and why: forced, or forced:_ and what the operator
+-- says in one word. Gateways that know nothing of the latter don't give it, and keep it as it is.
+function ops.force(mode, ttl, why)
+	why = why or 'forced'
 	if mode == 'N' and r.mode == 'N' then return 'ignored' end
-	if mode == r.mode and ttl == 0 and r.lapse == 0 then return 'ignored' end
+	if mode == r.mode and ttl == 0 and r.lapse == 0 and (why == 'forced' or why == r.why) then return 'ignored' end
 	if mode == 'N' then
 		close('forced')
 		return 'closed'
@@ -239,7 +241,7 @@ function ops.force(mode, ttl)
 	r.st, r.mode, r.trips, r.ok, r.fails, r.due, r.lapse = 'C', mode, 0, 0, 0, 0, 0
 	if ttl > 0 then r.lapse, r.dur = now + ttl, ttl end
 	forget()
-	commit('forced')
+	commit(why)
 	return 'forced'
 end
 

@@ -64,6 +64,8 @@ type Status struct {
 	Version uint64
 	// Age is the time since the arbiter last answered.
 	Age time.Duration
+	// Cause is why the last call to the arbiter failed, empty if it did not.
+	Cause string
 	// Dropped counts reports that found the queue full and went later, Errors the
 	// calls that failed, by operation.
 	Dropped int64
@@ -126,6 +128,8 @@ type session struct {
 	retry       time.Duration
 	contact     time.Time // the last good answer
 	errors      map[string]int64
+	cause       string             // the error of the last call, empty if it went well
+	told        bool               // that the arbiter has not decided yet
 	undelivered []job              // verdicts of probes
 	hangUp      context.CancelFunc // ends the present subscription
 }
@@ -377,7 +381,7 @@ func (n *session) command(j job) Command {
 		word := map[Outcome]string{Success: wordGood, Failure: wordBad, Ignored: wordNone}[j.outcome]
 		c.Args = append([]any{n.store.eventName(j.token), word, s.Need}, s.openArgs(random)...)
 	case opForce:
-		c.Args = []any{map[OrderKind]string{OrderOpen: "O", OrderClose: "C", OrderAuto: "N"}[j.order.Kind], millis(j.order.TTL)}
+		c.Args = []any{map[OrderKind]string{OrderOpen: "O", OrderClose: "C", OrderAuto: "N"}[j.order.Kind], millis(j.order.TTL), orderWord(j.order.Reason)}
 	case opMerge:
 		c.Args = []any{millis(j.left), millis(s.Open), j.trips}
 	}
@@ -654,7 +658,7 @@ func (n *session) snapshot(ctx context.Context) (snapshot, error) {
 func (n *session) ok() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.failures, n.contact = 0, n.store.clock.Now()
+	n.failures, n.cause, n.contact = 0, "", n.store.clock.Now()
 }
 
 // failed notes that a call failed. After a few in a row, or at once if the
@@ -666,6 +670,7 @@ func (n *session) failed(op string, err error) {
 	n.mu.Lock()
 	n.failures++
 	n.errors[op]++
+	n.cause = causeOf(err)
 	n.found = 0
 	lost := n.failures >= failuresToLose || refuses(err) || !n.joined
 	n.mu.Unlock()
@@ -692,12 +697,13 @@ func (n *session) find() {
 func (n *session) lose(err error) {
 	was := n.mode.Swap(int32(ModeLocal))
 	n.mu.Lock()
-	first := !n.joined && n.errors[opSync] == 1
+	tell := err != nil && (was == int32(ModeShared) || !n.joined && !n.told)
+	n.told = n.told || tell
 	undelivered := n.undelivered
 	n.undelivered = nil
 	n.mu.Unlock()
-	if err != nil && (was == int32(ModeShared) || first) {
-		n.log(slog.LevelWarn, "redis does not answer: breakers work on each replica by itself until it does", slog.String("error", err.Error()))
+	if tell {
+		n.log(slog.LevelWarn, "redis does not answer: breakers work on each replica by itself until it does", slog.String("error", causeOf(err)))
 	}
 	if was != int32(ModeShared) {
 		return
@@ -727,7 +733,7 @@ func (s *Shared) Status() Status {
 	st.Mode, st.Dropped = Mode(n.mode.Load()), n.dropped.Load()
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	st.Age = s.clock.Now().Sub(n.contact)
+	st.Age, st.Cause = s.clock.Now().Sub(n.contact), n.cause
 	st.Errors = map[string]int64{}
 	for op, count := range n.errors {
 		st.Errors[op] = count

@@ -303,7 +303,7 @@ func (c *circuit) take(now time.Time, r remoteRecord, mine bool) {
 		c.forget()
 	}
 	rec.Version, rec.State, rec.Forced, rec.Local = r.version, r.state, r.forced, mine
-	rec.Trips, rec.Failures, rec.Reason = r.trips, r.failures, r.reason
+	rec.Trips, rec.Failures, rec.Reason, rec.OrderReason = r.trips, r.failures, r.reason, r.orderReason
 	c.until, c.verdicts, c.orderEnds = now.Add(r.remaining), r.good, time.Time{}
 	if r.forcedFor > 0 {
 		c.orderEnds = now.Add(r.forcedFor)
@@ -377,7 +377,7 @@ func (c *circuit) claim(now time.Time, lost bool) job {
 	j := job{key: c.key, settings: c.shared.settings}
 	switch {
 	case c.record.Forced != NotForced:
-		j.order.Kind = OrderOpen
+		j.order.Kind, j.order.Reason = OrderOpen, c.record.OrderReason
 		if c.record.Forced == ForcedClosed {
 			j.order.Kind = OrderClose
 		}

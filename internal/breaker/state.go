@@ -103,6 +103,8 @@ type Record struct {
 	Failures int
 	// Reason is why it last changed.
 	Reason Reason
+	// OrderReason is what the operator said about the order that holds, if anything.
+	OrderReason string
 	// Local says that a call of this process caused the change, so that of all
 	// replicas exactly one announces it.
 	Local bool

@@ -84,6 +84,9 @@ type Order struct {
 	// TTL is how long OrderOpen and OrderClose hold before the circuit is left to
 	// itself again, 0 for ever.
 	TTL time.Duration
+	// Reason is why, for OrderOpen and OrderClose, in the operator's words. Its first
+	// 100 characters are kept with the order.
+	Reason string
 }
 
 // OrderKind is what an operator may do to a circuit.

@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode"
 )
 
 // Command is one operation of the script in script.lua on one circuit.
@@ -41,6 +42,7 @@ type remoteRecord struct {
 	failures      int
 	origin        string // replica that caused it
 	reason        Reason
+	orderReason   string
 }
 
 // The words of the wire.
@@ -92,7 +94,8 @@ func parseRecord(line string) (r remoteRecord, err error) {
 	r.epoch, r.before, r.group = f[0], n.uint(f[1]), n.uint(f[2])
 	r.version, r.remaining = n.uint(f[4]), n.millis(f[5])
 	r.trips, r.good, r.failures = n.count(f[6]), n.count(f[7]), n.count(f[10])
-	r.origin, r.reason, r.closedAt = f[11], parseReason(f[12]), n.uint(f[13])
+	r.origin, r.closedAt = f[11], n.uint(f[13])
+	r.reason, r.orderReason = parseReason(f[12])
 	if f[9] != "-1" {
 		r.forcedFor = max(time.Nanosecond, n.millis(f[9])) // 0 ms left is not for ever
 	}
@@ -161,7 +164,8 @@ func parseClosing(line string) (r remoteRecord, err error) {
 		return r, fmt.Errorf("%w: %q", errWire, line)
 	}
 	n := numbers{}
-	r.version, r.origin, r.reason = n.uint(f[0]), f[1], parseReason(f[2])
+	r.version, r.origin = n.uint(f[0]), f[1]
+	r.reason, _ = parseReason(f[2]) // an order says more in the circuit's record
 	r.closedAt = r.version
 	if r.key, err = parseID(f[3]); err != nil || n.bad {
 		return r, fmt.Errorf("%w: %q", errWire, line)
@@ -169,7 +173,48 @@ func parseClosing(line string) (r remoteRecord, err error) {
 	return r, nil
 }
 
-func parseReason(word string) Reason { return Reason(strings.ReplaceAll(word, "_", " ")) }
+// saidPrefix stands in the word for a reason before what an operator said.
+const saidPrefix = "forced:_"
+
+// In the word an underscore stands for a space, so that gateways that take all
+// of it for the reason show "forced: provider maintenance".
+var (
+	escapeSaid   = strings.NewReplacer("%", "%25", "_", "%5F", " ", "_")
+	unescapeSaid = strings.NewReplacer("%25", "%", "%5F", "_", "_", " ")
+)
+
+// maxSaid is how many characters are kept of what an operator said.
+const maxSaid = 100
+
+// oneLine returns what is kept of what an operator said: one line of printable
+// characters, not too long.
+func oneLine(said string) string {
+	said = strings.TrimSpace(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, said))
+	if runes := []rune(said); len(runes) > maxSaid {
+		said = string(runes[:maxSaid-1]) + "…"
+	}
+	return said
+}
+
+// orderWord returns the word for the reason of an order.
+func orderWord(said string) string {
+	if said = oneLine(said); said == "" {
+		return string(ReasonForced)
+	}
+	return saidPrefix + escapeSaid.Replace(said)
+}
+
+func parseReason(word string) (why Reason, said string) {
+	if word, ok := strings.CutPrefix(word, saidPrefix); ok {
+		return ReasonForced, oneLine(unescapeSaid.Replace(word))
+	}
+	return Reason(strings.ReplaceAll(word, "_", " ")), ""
+}
 
 // numbers parses decimal numbers and remembers whether one was none.
 type numbers struct{ bad bool }

@@ -32,6 +32,10 @@ var wireRecords = map[string]breaker.WireRecord{
 		Epoch: "e", Before: 5, Group: 7, Key: breaker.Key{Name: "b", Upstream: "u"}, Forced: breaker.ForcedOpen,
 		ForcedFor: 59_999 * time.Millisecond, Version: 7, ClosedAt: 7, Origin: "r", Reason: breaker.ReasonForced,
 	},
+	"e 5 7 C 7 0 0 0 O -1 0 r forced:_50%25_of_a%5Fb 7 b@u": {
+		Epoch: "e", Before: 5, Group: 7, Key: breaker.Key{Name: "b", Upstream: "u"}, Forced: breaker.ForcedOpen,
+		Version: 7, ClosedAt: 7, Origin: "r", Reason: breaker.ReasonForced, OrderReason: "50% of a_b",
+	},
 	"e 5 7 C 7 0 0 0 C -1 0 r forced 7 b@u": {
 		Epoch: "e", Before: 5, Group: 7, Key: breaker.Key{Name: "b", Upstream: "u"}, Forced: breaker.ForcedClosed,
 		Version: 7, ClosedAt: 7, Origin: "r", Reason: breaker.ReasonForced,
@@ -53,6 +57,35 @@ func TestARecordIsReadAsItIsWritten(t *testing.T) {
 		require.NoError(t, err, line)
 		require.Equal(t, want, got, line)
 	}
+}
+
+func TestWhatAnOperatorSaysIsOneWordOnTheWire(t *testing.T) {
+	t.Parallel()
+	long := strings.Repeat("ü", 100)
+	for said, want := range map[string][2]string{ // the word and what is read of it
+		"":                           {"forced", ""},
+		" \t ":                       {"forced", ""},
+		"provider maintenance":       {"forced:_provider_maintenance", "provider maintenance"},
+		"4711":                       {"forced:_4711", "4711"}, // no number for the script
+		"0x1F":                       {"forced:_0x1F", "0x1F"},
+		"100%5F a_b %25":             {"forced:_100%255F_a%5Fb_%2525", "100%5F a_b %25"},
+		"two\nlines\u00a0and\x1b[2J": {"forced:_two_lines_and_[2J", "two lines and [2J"},
+		long:                         {"forced:_" + long, long},
+		long + "ü":                   {"forced:_" + long[:198] + "…", long[:198] + "…"},
+	} {
+		word := breaker.WireOrderWord(said)
+		require.Equal(t, want[0], word, "%q", said)
+		require.Len(t, strings.Fields(word), 1, "%q", said)
+		r, err := breaker.WireReadRecord("e 5 7 C 7 0 0 0 O -1 0 r " + word + " 7 b@u")
+		require.NoError(t, err)
+		require.Equal(t, breaker.ReasonForced, r.Reason)
+		require.Equal(t, want[1], r.OrderReason, "%q", said)
+		require.Equal(t, word, breaker.WireOrderWord(r.OrderReason), "told again it is the same")
+	}
+	closing, err := breaker.WireReadClosing("7 r forced:_provider_maintenance b@u")
+	require.NoError(t, err)
+	require.Equal(t, breaker.ReasonForced, closing.Reason)
+	require.Empty(t, closing.OrderReason)
 }
 
 func TestAMalformedRecordIsAnError(t *testing.T) {
