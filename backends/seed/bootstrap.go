@@ -50,8 +50,14 @@ func CheckEmpty(ctx context.Context, q identity.Queryer) error {
 	return err
 }
 
-// check returns what is wrong with the names, and the canonical address.
-func (in *Installation) check() (emailKey string, err error) {
+// CheckNames returns what is wrong with Tenant, Email and Name.
+func (in *Installation) CheckNames() error {
+	_, err := in.checkNames()
+	return err
+}
+
+// checkNames returns what is wrong with the names, and the canonical address.
+func (in *Installation) checkNames() (emailKey string, err error) {
 	if code, detail := tenant.CheckName(in.Tenant); code != "" {
 		return "", fmt.Errorf("tenant %q: %s", in.Tenant, detail)
 	}
@@ -62,6 +68,14 @@ func (in *Installation) check() (emailKey string, err error) {
 	invisible := func(c rune) bool { return !unicode.IsPrint(c) || c == utf8.RuneError }
 	if utf8.RuneCountInString(in.Name) > maxUserName || strings.ContainsFunc(in.Name, invisible) {
 		return "", fmt.Errorf("name %q: use one line of at most %d visible characters", in.Name, maxUserName)
+	}
+	return emailKey, nil
+}
+
+// check returns what is wrong, and the canonical address.
+func (in *Installation) check() (emailKey string, err error) {
+	if emailKey, err = in.checkNames(); err != nil {
+		return "", err
 	}
 	local, _, _ := strings.Cut(in.Email, "@")
 	if weak := in.Policy.Check(in.Password.Reveal(), in.Tenant, local, builtIn.name); weak != nil {

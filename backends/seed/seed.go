@@ -170,13 +170,13 @@ func insertTenant(ctx context.Context, tx *database.Tx, id int64, name string, c
 	return nil
 }
 
-// ownerRole is the name of the built-in role that every tenant has. Nobody has
+// OwnerRole is the name of the built-in role that every tenant has. Nobody has
 // it at first: who may run the installation can give it.
-const ownerRole = "Owner"
+const OwnerRole = "Owner"
 
 func insertOwner(ctx context.Context, tx *database.Tx, tenantID int64) error {
-	if _, err := tx.ExecContext(ctx, insertOwnerRole, tenantID, ownerRole, tx.NowMS()); err != nil {
-		return fmt.Errorf("role %s: %w", ownerRole, err)
+	if _, err := tx.ExecContext(ctx, insertOwnerRole, tenantID, OwnerRole, tx.NowMS()); err != nil {
+		return fmt.Errorf("role %s: %w", OwnerRole, err)
 	}
 	return nil
 }

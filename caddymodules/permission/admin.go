@@ -18,7 +18,6 @@ import (
 	"github.com/tenantgate/tenantgate/caddymodules/gateway"
 	"github.com/tenantgate/tenantgate/caddymodules/operator"
 	"github.com/tenantgate/tenantgate/internal/clock"
-	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/identity"
 	core "github.com/tenantgate/tenantgate/internal/permission"
 	"github.com/tenantgate/tenantgate/internal/permission/policy"
@@ -273,22 +272,18 @@ func (q *adminQuestion) ofUser() (any, error) {
 	return q.ask(func(d policy.Desk) (any, error) { return d.Of(q.ctx, tenant, user) })
 }
 
-// read calls f in a read transaction on the gateway's database.
+// read calls f in a read transaction on the gateway's database, which must have
+// the right schema.
 func (q *adminQuestion) read(f func(identity.Queryer) error) error {
 	db, err := q.app.OpenDatabase()
 	if err != nil {
 		return err
 	}
 	defer func() { _ = db.Close() }() // only read
-	return readTable(q.ctx, db, f)
-}
-
-// readTable calls f in a read transaction on a database with the right schema.
-func readTable(ctx context.Context, db *database.DB, f func(identity.Queryer) error) error {
-	if err := db.CheckSchema(ctx); err != nil {
+	if err := db.CheckSchema(q.ctx); err != nil {
 		return err
 	}
-	return policy.Read(ctx, db, f)
+	return policy.Read(q.ctx, db, f)
 }
 
 // eventsView is the answer of history.

@@ -228,8 +228,8 @@ func TestTheAdminAPIRefusesWhatItCannotAnswer(t *testing.T) {
 }
 
 func TestTheAdminAPIWithoutATable(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "later.db")
-	o := operate(t, withTable("sqlite://"+path))
+	file := filepath.Join(t.TempDir(), "later.db")
+	o := operate(t, withTable("sqlite://"+file))
 	require.False(t, get[struct{ Loaded, Usable bool }](t, o, "GET", "", "").Loaded)
 	for _, path := range []string{"/explain?tenant=1&user=x&permission=a/b/c", "/who-can?tenant=1&permission=a/b/c", "/of-user?tenant=1&user=x"} {
 		status, _, content := o.call(t, "GET", path, "")
@@ -239,9 +239,9 @@ func TestTheAdminAPIWithoutATable(t *testing.T) {
 	for _, path := range []string{"/export", "/history"} {
 		status, _, content := o.call(t, "GET", path, "")
 		require.Equal(t, 503, status)
-		require.Contains(t, content, "there is no database to read yet")
+		require.Contains(t, content, "there is no database to read yet (`backends migrate` makes it): no file "+file)
 	}
-	require.NoFileExists(t, path)
+	require.NoFileExists(t, file)
 	o.load(t, "")
 	for _, path := range []string{"", "/explain?tenant=1&user=x&permission=a/b/c", "/export"} {
 		status, _, content := o.call(t, "GET", path, "")

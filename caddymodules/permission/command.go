@@ -123,27 +123,40 @@ func fail(cmd *cobra.Command, err error, code int) error {
 	return operator.Exit(cmd, err, code)
 }
 
-// open opens the database for reading.
-func (p *permissionCommands) open() (*database.DB, error) {
-	db, err := database.OpenReadOnly(p.url(), p.clock)
+// open opens the database, which must have the right schema, for reading. It
+// makes no file where there is none. Errors begin with what named the database.
+func (p *permissionCommands) open(ctx context.Context) (*database.DB, error) {
+	url, setting := p.url()
+	db, err := database.OpenReadOnly(url, p.clock)
 	if err != nil {
-		return nil, operator.UsageError{Err: fmt.Errorf("--database: %w", err)}
+		return nil, operator.UsageError{Err: fmt.Errorf("%s: %w", setting, err)}
+	}
+	if err := db.CheckSchema(ctx); err != nil {
+		_ = db.Close() // only read
+		return nil, fmt.Errorf("%s: %w", setting, err)
 	}
 	return db, nil
 }
 
-func (p *permissionCommands) url() string {
-	return cmp.Or(p.database, os.Getenv("DATABASE_URL"), defaultDatabase)
+// url returns the URL of the database and what set it.
+func (p *permissionCommands) url() (url, setting string) {
+	if p.database != "" {
+		return p.database, "--database"
+	}
+	if url := os.Getenv("DATABASE_URL"); url != "" {
+		return url, "DATABASE_URL"
+	}
+	return defaultDatabase, "neither --database nor DATABASE_URL is set"
 }
 
 // read calls f in a read transaction.
 func (p *permissionCommands) read(ctx context.Context, f func(identity.Queryer) error) error {
-	db, err := p.open()
+	db, err := p.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = db.Close() }() // only read
-	return readTable(ctx, db, f)
+	return policy.Read(ctx, db, f)
 }
 
 // askFlags is the flags of explain and can-user.
@@ -219,14 +232,11 @@ func (p *permissionCommands) ask(ctx context.Context, q askFlags, args []string)
 
 // desk calls f with the table of the database.
 func (p *permissionCommands) desk(ctx context.Context, f func(policy.Desk) error) error {
-	db, err := p.open()
+	db, err := p.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = db.Close() }() // only read
-	if err := db.CheckSchema(ctx); err != nil {
-		return err
-	}
 	snapshot, err := core.Load(ctx, db, nil)
 	if err != nil {
 		return err
@@ -436,18 +446,15 @@ func (v importView) write(w io.Writer) error {
 }
 
 func (p *permissionCommands) importFile(ctx context.Context, file policy.File, dryRun bool) (d policy.Difference, err error) {
-	look, err := p.open() // makes no file where there is none
+	look, err := p.open(ctx)
 	if err != nil {
 		return d, err
 	}
-	err = look.CheckSchema(ctx)
 	_ = look.Close() // only read
+	url, setting := p.url()
+	db, err := database.Open(ctx, url, p.clock)
 	if err != nil {
-		return d, err
-	}
-	db, err := database.Open(ctx, p.url(), p.clock)
-	if err != nil {
-		return d, err
+		return d, fmt.Errorf("%s: %w", setting, err)
 	}
 	d, err = policy.Import(ctx, db, file, "cli:"+whoRuns(), dryRun)
 	return d, errors.Join(err, db.Close())

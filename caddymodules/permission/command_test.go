@@ -204,8 +204,18 @@ func TestCheckWithoutADatabase(t *testing.T) {
 	require.Equal(t, "2 expectations, 0 not met\n", stdout)
 	_, stderr, code = runCommand(t.Context(), "", "check", checks)
 	require.Equal(t, 2, code)
+	require.Contains(t, stderr, "Error: DATABASE_URL: ")
 	require.NotContains(t, stderr, "secret")
 	require.Equal(t, 1, strings.Count(stderr, "\n"), stderr)
+
+	t.Setenv("DATABASE_URL", "")
+	t.Chdir(t.TempDir())
+	here, err := os.Getwd()
+	require.NoError(t, err)
+	_, stderr, code = runCommand(t.Context(), "", "export")
+	require.Equal(t, 1, code)
+	require.Equal(t, "Error: neither --database nor DATABASE_URL is set: there is no database to read yet (`backends migrate` makes it): no file "+
+		filepath.Join(here, "tenantgate.db")+"\n", stderr)
 }
 
 func TestMistakesAreOneLineAndAnExitCode(t *testing.T) {
@@ -268,7 +278,8 @@ func TestMistakesAreOneLineAndAnExitCode(t *testing.T) {
 		"no time":                        {with("history", "--since", "yesterday"), 2, `--since "yesterday" is no time: give how long ago, such as 24h or 7d`},
 		"no limit":                       {with("history", "--limit", "0"), 2, "--limit 0: give a number from 1 to 1000"},
 		"history of none":                {with("history", "--tenant", "7"), 1, `there is no tenant "7"`},
-		"no database":                    {with("export", "--database", "sqlite://"+filepath.Join(dir, "none.db")), 1, "there is no database to read yet (`backends migrate` makes it)"},
+		"no database":                    {with("export", "--database", "sqlite://"+filepath.Join(dir, "none.db")), 1, "Error: --database: there is no database to read yet (`backends migrate` makes it): no file " + filepath.Join(dir, "none.db")},
+		"a folder as database":           {with("export", "--database", "sqlite://"+dir), 1, "Error: --database: " + dir + " is a directory"},
 		"no database to import into":     {with("import", file(t, office), "--database", "sqlite://"+filepath.Join(dir, "none.db")), 1, "there is no database to read yet"},
 		"no database to compare with":    {with("diff", file(t, office), "--database", "sqlite://"+filepath.Join(dir, "none.db")), 2, "there is no database to read yet"},
 		"no database to ask":             {with("explain", append(who, "a/b/c", "--database", "sqlite://"+filepath.Join(dir, "none.db"))...), 1, "there is no database to read yet"},

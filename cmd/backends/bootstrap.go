@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/tenantgate/tenantgate/backends/app"
+	"github.com/tenantgate/tenantgate/backends/invitation"
 	"github.com/tenantgate/tenantgate/backends/seed"
 	"github.com/tenantgate/tenantgate/internal/password"
 	"github.com/tenantgate/tenantgate/internal/secret"
@@ -43,11 +46,11 @@ is never an argument, because those are seen by every user of the machine.`,
 			if in.Tenant == "" || in.Email == "" {
 				return &usageError{errors.New("say --tenant NAME and --email ADDRESS: see backends bootstrap --help")}
 			}
-			made, err := bootstrap(cmd, env, in)
+			made, config, err := bootstrap(cmd, env, in)
 			if err != nil {
 				return err
 			}
-			return out.print(cmd, nextSteps(made), made)
+			return out.print(cmd, nextSteps(made, config.InvitationProduct, config.InvitationRole), made)
 		},
 	}
 	cmd.Flags().StringVar(&in.Tenant, "tenant", "", "Name of the first tenant")
@@ -57,38 +60,63 @@ is never an argument, because those are seen by every user of the machine.`,
 	return cmd
 }
 
-func bootstrap(cmd *cobra.Command, env environment, in seed.Installation) (made seed.Bootstrapped, err error) {
+func bootstrap(cmd *cobra.Command, env environment, in seed.Installation) (made seed.Bootstrapped, config app.Config, err error) {
+	// Before anybody is asked for a password in vain.
+	if err := in.CheckNames(); err != nil {
+		return made, config, fmt.Errorf("bootstrap: %w", err)
+	}
 	db, config, err := openStore(cmd, env)
 	if err != nil {
-		return made, err
+		return made, config, err
 	}
 	defer func() { err = errors.Join(err, db.Close()) }()
-	// Before anybody is asked for a password in vain.
 	if err := seed.CheckEmpty(cmd.Context(), db.Reader()); err != nil {
-		return made, fmt.Errorf("bootstrap: %w", err)
-	}
-	if in.Password, err = readPassword(cmd.Context(), env); err != nil {
-		return made, fmt.Errorf("bootstrap: password: %w", err)
+		return made, config, fmt.Errorf("bootstrap: %w", err)
 	}
 	in.Policy = password.Policy{MinLength: max(leastPassword, config.PasswordMin)}
-	return seed.Bootstrap(cmd.Context(), db, password.NewHasher(config.HashParallel), in)
+	if in.Password, err = readPassword(cmd.Context(), env, in.Policy.Least()); err != nil {
+		return made, config, fmt.Errorf("bootstrap: password: %w", err)
+	}
+	made, err = seed.Bootstrap(cmd.Context(), db, password.NewHasher(config.HashParallel), in)
+	return made, config, err
 }
 
-// nextSteps tells a person how it goes on.
-func nextSteps(made seed.Bootstrapped) string {
+// nextSteps tells a person how it goes on: what to paste so that there is a
+// product to invite to, and the role of invitations that name none.
+func nextSteps(made seed.Bootstrapped, product, role string) string {
+	roles := []string{made.Role + `: {permissions: ["*", tenantgate/platform/read, tenantgate/platform/write, tenantgate/platform/delete]}`}
+	if role != made.Role && role != seed.OwnerRole {
+		roles = append(roles, quoted(role)+": {permissions: ["+quoted(product+"/*/read")+"]}")
+	}
 	return fmt.Sprintf(`Tenant %[1]q (id %[2]d) is ready; %[3]s is its Admin and runs the installation.
-Next:
-  1. backends serve, and the gateway in front of it
-  2. log in:               POST /api/auth/login
-  3. make your product:    POST /api/products/, then POST /api/products/{id}/features/
-  4. grant its rights:     POST /api/tenants/%[2]d/permissions/ with the role "Admin"
-To invite people, give your product a feature "invitations" and set INVITATION_PRODUCT to its name.`,
-		made.Tenant, made.TenantID, made.Email)
+
+Next, make your product, with features and roles as you need them. Paste this, with the same DATABASE_URL:
+
+tenantgate permissions import - <<'END'
+products:
+  %[4]s: {invitations: [], reports: []}
+tenants:
+  %[5]s:
+    roles:
+      %[6]s
+END
+
+Then start "backends serve" and the gateway, log in at POST /api/auth/login and invite people at POST /api/invitations/.
+The product's name also stands in the Caddyfile (check_permission) and in INVITATION_PRODUCT of "backends serve": both are %[7]s
+if you change nothing. Invitations that name no role give %[8]s, the INVITATION_ROLE.`,
+		made.Tenant, made.TenantID, made.Email, quoted(product), quoted(made.Tenant), strings.Join(roles, "\n      "), invitation.DefaultProduct, role)
+}
+
+// quoted returns a text as YAML, whatever it holds: JSON is.
+func quoted(text string) string {
+	encoded, _ := json.Marshal(text) // of a string: never fails
+	return string(encoded)
 }
 
 // readPassword returns the password from the file that PASSWORD_FILE names, or
-// else from stdin: asked for twice on a terminal, one line of a pipe.
-func readPassword(ctx context.Context, env environment) (secret.String, error) {
+// else from stdin: asked for twice on a terminal, one line of a pipe. least is its least
+// length in characters, for the question.
+func readPassword(ctx context.Context, env environment, least int) (secret.String, error) {
 	if path, _ := env.lookup("PASSWORD_FILE"); path != "" {
 		file, err := os.Open(path)
 		if err != nil {
@@ -98,7 +126,7 @@ func readPassword(ctx context.Context, env environment) (secret.String, error) {
 		return readLine(file)
 	}
 	if file, ok := env.stdin.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
-		return askTwice(ctx, env, int(file.Fd()))
+		return askTwice(ctx, env, int(file.Fd()), least)
 	}
 	return readLine(env.stdin)
 }
@@ -120,8 +148,8 @@ func readLine(r io.Reader) (secret.String, error) {
 }
 
 // askTwice asks on a terminal without echo.
-func askTwice(ctx context.Context, env environment, terminal int) (secret.String, error) {
-	first, err := ask(ctx, env.stderr, terminal, "Password: ")
+func askTwice(ctx context.Context, env environment, terminal, least int) (secret.String, error) {
+	first, err := ask(ctx, env.stderr, terminal, fmt.Sprintf("Password, at least %d characters: ", least))
 	if err != nil {
 		return "", err
 	}

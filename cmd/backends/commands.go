@@ -30,6 +30,7 @@ func newRoot(env environment) *cobra.Command {
 Settings are environment variables: "backends serve --help" lists them.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage. An error is one line on stderr.`,
+		Version:           version,
 		SilenceErrors:     true,
 		SilenceUsage:      true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
@@ -87,12 +88,27 @@ func (p *printer) print(cmd *cobra.Command, text string, result any) error {
 // openStore opens the store of the settings for a command that needs its
 // schema to be up to date. It makes no file where there is none.
 func openStore(cmd *cobra.Command, env environment) (*database.DB, app.Config, error) {
-	config, err := app.FromEnv(env.lookup)
+	config, err := readSettings(env)
 	if err != nil {
 		return nil, config, err
 	}
 	db, err := openReady(cmd.Context(), config.DatabaseURL)
-	return db, config, err
+	return db, config, ofDatabase(err)
+}
+
+// readSettings returns the settings. The error names what can't be read, and
+// DATABASE_URL if it can't be the URL of a store.
+func readSettings(env environment) (app.Config, error) {
+	config, err := app.FromEnv(env.lookup)
+	return config, errors.Join(err, ofDatabase(database.CheckURL(config.DatabaseURL)))
+}
+
+// ofDatabase puts the setting before an error of opening the store.
+func ofDatabase(err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("DATABASE_URL: %w", err)
 }
 
 // openReady opens a store whose schema is up to date. It makes no file where
@@ -128,7 +144,7 @@ Settings (environment variables; a secret may be given as NAME_FILE instead):
     SMTP_URL=smtp://mail.example.com:587 MAIL_FROM='Acme <no-reply@acme.com>' backends serve`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			config, err := app.FromEnv(env.lookup)
+			config, err := readSettings(env)
 			if err != nil {
 				return errors.Join(err, config.Validate())
 			}

@@ -21,6 +21,10 @@ const (
 	exitUsage  = 2
 )
 
+// version is set by releases: -ldflags '-X main.version=tenantgate/v1.2.3', as
+// the gateway's is.
+var version = "tenantgate/unreleased"
+
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the process at once

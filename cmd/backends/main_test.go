@@ -99,9 +99,12 @@ func TestFailuresAreOneLineAndExitOne(t *testing.T) {
 	}{
 		"a store without a schema":    {"rotate-keys", shell{}, "database"},
 		"a store that is not ours":    {"mark-expired-invitations", shell{"DATABASE_URL": "mysql://x"}, "sqlite://PATH"},
+		"a path and no URL":           {"migrate status", shell{"DATABASE_URL": "/tmp/x.db"}, "DATABASE_URL: the database must be given as sqlite://PATH"},
+		"a path to serve":             {"serve", shell{"DATABASE_URL": "/tmp/x.db", "PASSWORD_MIN": "4"}, "DATABASE_URL: the database must be given as sqlite://PATH or postgres://USER:PASSWORD@HOST/DATABASE; PASSWORD_MIN: is 4"},
+		"a folder in place of a file": {"retry-webhooks", shell{"DATABASE_URL": "sqlite:///tmp"}, "DATABASE_URL: /tmp is a directory"},
 		"a folder that is not there":  {"migrate", shell{"DATABASE_URL": "sqlite:///no/such/folder/x.db"}, "/no/such/folder does not exist"},
 		"settings that can't be read": {"migrate", shell{"ACCESS_TTL": "soon", "PASSWORD_MIN": "many"}, `ACCESS_TTL: "soon" is not a duration such as 15m or 1h30m; PASSWORD_MIN: "many" is not a whole number`},
-		"a PostgreSQL that is down":   {"migrate", shell{"DATABASE_URL": "postgres://u:pw-of-u@127.0.0.1:1/x"}, "open database: connect to PostgreSQL at 127.0.0.1:1: connect: connection refused"},
+		"a PostgreSQL that is down":   {"migrate", shell{"DATABASE_URL": "postgres://u:pw-of-u@127.0.0.1:1/x"}, "DATABASE_URL: open database: connect to PostgreSQL at 127.0.0.1:1: connect: connection refused"},
 		"a server without mail":       {"serve", shell{"MAIL_DIR": "", "PASSWORD_MIN": "4"}, "PASSWORD_MIN: is 4, NIST SP 800-63B allows no less than 8; SMTP_URL: required, or MAIL_DIR"},
 		"a Loki that is none":         {"serve", shell{"LOKI_URL": "ftp://gate:pw-of-u@loki"}, "LOKI_URL: push URL ftp://gate:xxxxx@loki: give one like http://loki:3100"},
 		"a folder that can't be made": {"serve", shell{"LOKI_URL": "http://127.0.0.1:1", "LOKI_BUFFER": "/dev/null"}, "LOKI_BUFFER: buffer folder: mkdir /dev/null: not a directory"},
@@ -157,6 +160,11 @@ func TestWrongUsageExitsTwo(t *testing.T) {
 		require.Contains(t, stderr, message, line)
 		require.Equal(t, 1, strings.Count(stderr, "\n"), line)
 	}
+}
+
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	require.Equal(t, "backends version tenantgate/unreleased\n", newShell(t).ok(t, "--version"))
 }
 
 func TestHelpShowsAnExample(t *testing.T) {

@@ -7,7 +7,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/tenantgate/tenantgate/backends/app"
 	"github.com/tenantgate/tenantgate/internal/clock"
 	"github.com/tenantgate/tenantgate/internal/database"
 	"github.com/tenantgate/tenantgate/internal/database/dbcopy"
@@ -28,16 +27,16 @@ the new version starts.`,
   DATABASE_URL=postgres://tenantgate:secret@db.internal/tenantgate backends migrate`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			config, err := app.FromEnv(env.lookup)
+			config, err := readSettings(env)
 			if err != nil {
 				return err
 			}
 			db, err := database.Open(cmd.Context(), config.DatabaseURL, clock.System{})
 			if err != nil {
-				return err
+				return ofDatabase(err)
 			}
 			if err := errors.Join(db.Migrate(cmd.Context()), db.Close()); err != nil {
-				return err
+				return ofDatabase(err)
 			}
 			return out.print(cmd, "The schema is up to date.", map[string]any{"migrated": true})
 		},
@@ -63,17 +62,17 @@ func migrateStatusCommand(env environment) *cobra.Command {
 		Example: "  backends migrate status --output json",
 		Args:    noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			config, err := app.FromEnv(env.lookup)
+			config, err := readSettings(env)
 			if err != nil {
 				return err
 			}
 			db, err := database.OpenReadOnly(config.DatabaseURL, clock.System{})
 			if err != nil {
-				return err
+				return ofDatabase(err)
 			}
 			schema, err := db.Schema(cmd.Context())
 			if err := errors.Join(err, db.Close()); err != nil {
-				return err
+				return ofDatabase(err)
 			}
 			status := schemaStatus{schema.Have, schema.Want, append([]database.Migration{}, schema.Pending...)}
 			return out.print(cmd, status.text(), status)

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -24,7 +25,8 @@ func TestMigrateStatus(t *testing.T) {
 	s := newShell(t)
 	_, stderr, code := s.run(t.Context(), "migrate status")
 	require.Equal(t, exitFailed, code)
-	require.Contains(t, stderr, "there is no database to read yet (`backends migrate` makes it)")
+	require.Equal(t, "backends: DATABASE_URL: there is no database to read yet (`backends migrate` makes it): no file "+
+		strings.TrimPrefix(s["DATABASE_URL"], "sqlite://")+"\n", stderr)
 	eachStore(t, func(t *testing.T, s shell) {
 		if strings.HasPrefix(s["DATABASE_URL"], "sqlite") {
 			require.NoError(t, os.WriteFile(strings.TrimPrefix(s["DATABASE_URL"], "sqlite://"), nil, 0o600))
@@ -53,12 +55,16 @@ type services struct {
 	mails string
 }
 
-func serve(t *testing.T, store string) (s services, stop func()) {
+func serve(t *testing.T, store string, more ...shell) (s services, stop func()) {
 	t.Helper()
 	s.mails = filepath.Join(t.TempDir(), "mail")
-	config, err := app.FromEnv(shell{
+	settings := shell{
 		"DATABASE_URL": store, "MAIL_DIR": s.mails, "AUTH_LISTEN": "127.0.0.1:0", "TENANT_LISTEN": "127.0.0.1:0", "INVITATION_LISTEN": "127.0.0.1:0",
-	}.lookup)
+	}
+	for _, set := range more {
+		maps.Copy(settings, set)
+	}
+	config, err := app.FromEnv(settings.lookup)
 	require.NoError(t, err)
 	s.App, err = app.New(t.Context(), config, zap.NewNop())
 	require.NoError(t, err)

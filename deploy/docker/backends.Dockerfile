@@ -7,9 +7,10 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN --mount=type=cache,target=/go/pkg/mod go mod download
 COPY . .
+ARG VERSION=tenantgate/unreleased
 RUN --mount=type=cache,target=/go/pkg/mod --mount=type=cache,target=/go/cache \
     CGO_ENABLED=1 go build -trimpath -tags netgo,osusergo,sqlite_omit_load_extension \
-    -ldflags "-s -w -linkmode external -extldflags '-static'" -o /out/ ./cmd/backends && \
+    -ldflags "-s -w -linkmode external -extldflags '-static' -X main.version=${VERSION}" -o /out/ ./cmd/backends && \
     CGO_ENABLED=0 go build -trimpath -ldflags "-s -w" -o /out/ ./deploy/docker/healthcheck && \
     mkdir -p /out/data /out/tmp
 

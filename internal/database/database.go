@@ -31,6 +31,8 @@ type DB struct {
 	// Go, where a context can end the wait, and never meets SQLITE_BUSY from
 	// our own process. Readers have a pool of their own, which can't write.
 	write, read *sql.DB
+	// file is the absolute path of SQLite's file, "" on PostgreSQL.
+	file string
 	// postgres is how to connect to PostgreSQL, nil on SQLite.
 	postgres  *pgx.ConnConfig
 	clock     clock.Clock
@@ -74,6 +76,18 @@ func OpenReadOnly(rawURL string, c clock.Clock) (*DB, error) {
 		return openPostgresReadOnly(rawURL, c)
 	}
 	return openSQLiteReadOnly(rawURL, c)
+}
+
+// CheckURL returns what makes a URL one that can't be used. Like all errors of
+// this package it never holds the password.
+func CheckURL(rawURL string) error {
+	var err error
+	if isPostgres(rawURL) {
+		_, _, err = parsePostgres(rawURL)
+	} else {
+		_, err = sqlitePath(rawURL)
+	}
+	return err
 }
 
 func isPostgres(rawURL string) bool {

@@ -55,6 +55,23 @@ func TestOpenNamesWhatIsWrong(t *testing.T) {
 	}
 }
 
+func TestCheckURLRefusesWhatOpenWould(t *testing.T) {
+	t.Parallel()
+	for _, url := range []string{"sqlite://x.db", "sqlite:///no/such/folder/x.db", "postgres://u:pass@127.0.0.1:1/x?pool_max_conns=3"} {
+		require.NoError(t, database.CheckURL(url))
+	}
+	for url, want := range map[string]string{
+		"/tmp/x.db":                  "must be given as sqlite://PATH or postgres://",
+		"mysql://root:pass@host/db":  "must be given as sqlite://PATH",
+		"sqlite://":                  "names no database file",
+		"postgres://u:pass@@host/db": "no URL of a PostgreSQL database",
+	} {
+		err := database.CheckURL(url)
+		require.ErrorContains(t, err, want, url)
+		require.NotContains(t, err.Error(), "pass@", url)
+	}
+}
+
 func TestInTxCommitsOnNilAndRollsBackOnError(t *testing.T) {
 	t.Parallel()
 	dbtest.Each(t, func(t *testing.T, url string) {

@@ -124,8 +124,8 @@ func (db *DB) Schema(ctx context.Context) (Schema, error) {
 	err = db.read.QueryRowContext(ctx, selectVersion).Scan(&schema.Have)
 	switch {
 	case noTableSQLite(err), noTablePostgres(err):
-	case noFileSQLite(err):
-		return Schema{}, fmt.Errorf("there is no database to read yet (`backends migrate` makes it): %w", err)
+	case cantReadSQLite(err):
+		return Schema{}, unreadableSQLite(db.file, err)
 	case err != nil:
 		return Schema{}, fmt.Errorf("read schema version: %w", plain(err))
 	}

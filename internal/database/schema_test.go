@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"sort"
 	"strings"
@@ -68,12 +69,25 @@ func TestMigrateIsIdempotentAndCheckSchemaSees(t *testing.T) {
 	})
 }
 
-func TestThereIsNoFileToRead(t *testing.T) {
+// TestAFileThatCantBeReadIsNamed also where SQLite's own error names nothing.
+func TestAFileThatCantBeReadIsNamed(t *testing.T) {
 	t.Parallel()
-	ro, err := database.OpenReadOnly("sqlite://"+filepath.Join(t.TempDir(), "t.db"), clock.System{})
+	folder := t.TempDir()
+	for name, test := range map[string]struct{ path, want string }{
+		"no file":  {filepath.Join(folder, "t.db"), "there is no database to read yet (`backends migrate` makes it): no file " + filepath.Join(folder, "t.db")},
+		"a folder": {folder, folder + " is a directory: give the path of the database's file in it"},
+	} {
+		ro, err := database.OpenReadOnly("sqlite://"+test.path, clock.System{})
+		require.NoError(t, err, name)
+		require.EqualError(t, ro.CheckSchema(t.Context()), test.want, name)
+		require.NoError(t, ro.Close())
+	}
+	here, err := os.Getwd()
+	require.NoError(t, err)
+	ro, err := database.OpenReadOnly("sqlite://none.db", clock.System{})
 	require.NoError(t, err)
 	t.Cleanup(func() { require.NoError(t, ro.Close()) })
-	require.ErrorContains(t, ro.CheckSchema(t.Context()), "there is no database to read yet (`backends migrate` makes it)")
+	require.ErrorContains(t, ro.CheckSchema(t.Context()), "no file "+filepath.Join(here, "none.db"))
 }
 
 // TestAtStartOnlySQLiteIsMigrated: old programs may still run on a PostgreSQL.

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -46,7 +47,7 @@ func openSQLite(ctx context.Context, rawURL string, c clock.Clock) (*DB, error) 
 		_ = write.Close()
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
-	return &DB{write: write, read: read, clock: c}, nil
+	return &DB{write: write, read: read, file: absolute(path), clock: c}, nil
 }
 
 func openSQLiteReadOnly(rawURL string, c clock.Clock) (*DB, error) {
@@ -58,7 +59,16 @@ func openSQLiteReadOnly(rawURL string, c clock.Clock) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("open database %s: %w", path, err)
 	}
-	return &DB{read: read, clock: c}, nil
+	return &DB{read: read, file: absolute(path), clock: c}, nil
+}
+
+// absolute returns a path that an error can name: people seldom know which
+// folder a process runs in.
+func absolute(path string) string {
+	if full, err := filepath.Abs(path); err == nil {
+		return full
+	}
+	return path
 }
 
 // dsn returns mattn's connection string. Every setting stands in it because a
@@ -95,10 +105,29 @@ func conflictsSQLite(err error) bool {
 	return false
 }
 
-// noFileSQLite reports whether there is no database file.
-func noFileSQLite(err error) bool {
+// cantReadSQLite reports whether SQLite could not open its file, or the files
+// beside it that it needs to read.
+func cantReadSQLite(err error) bool {
 	var e sqlite3.Error
-	return errors.As(err, &e) && e.Code == sqlite3.ErrCantOpen
+	return errors.As(err, &e) && (e.Code == sqlite3.ErrCantOpen || e.Code == sqlite3.ErrReadonly)
+}
+
+// unreadableSQLite returns what stands in the way of reading a file, after err,
+// which names none.
+func unreadableSQLite(file string, err error) error {
+	info, missing := os.Stat(file)
+	var e sqlite3.Error
+	switch {
+	case errors.Is(missing, fs.ErrNotExist):
+		return fmt.Errorf("there is no database to read yet (`backends migrate` makes it): no file %s", file)
+	case missing == nil && info.IsDir():
+		return fmt.Errorf("%s is a directory: give the path of the database's file in it", file)
+	case errors.As(err, &e) && e.Code == sqlite3.ErrReadonly:
+		// https://www.sqlite.org/wal.html#readonly. The files are there while
+		// another process has the database open.
+		return fmt.Errorf("let this process write to the folder %s, where SQLite makes %s-wal and -shm also to read: %w", filepath.Dir(file), file, err)
+	}
+	return fmt.Errorf("open database %s: %w", file, err)
 }
 
 // noTableSQLite reports whether a statement named a table that does not exist.
