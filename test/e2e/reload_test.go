@@ -52,6 +52,7 @@ func TestFiftyReloadsUnderLoad(t *testing.T) {
 	var firstFailure atomic.Value
 	stop := make(chan struct{})
 	var clients sync.WaitGroup
+	pause := pick(0, ms(10)) // else the clients take all that the machine has from the tests beside this one
 	for range 4 {
 		clients.Go(func() {
 			transport := &http.Transport{}
@@ -68,6 +69,7 @@ func TestFiftyReloadsUnderLoad(t *testing.T) {
 					firstFailure.CompareAndSwap(nil, err.Error())
 				}
 				served.Add(1)
+				time.Sleep(pause)
 			}
 		})
 	}
