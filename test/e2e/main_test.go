@@ -1,8 +1,11 @@
 package e2e
 
 import (
+	"flag"
 	"fmt"
 	"os"
+	"runtime"
+	"strconv"
 	"testing"
 )
 
@@ -10,6 +13,11 @@ import (
 var binaries string
 
 func TestMain(m *testing.M) {
+	flag.Parse()
+	// Tests here wait more than they work: one more at a time than is the default.
+	if parallel := flag.Lookup("test.parallel"); parallel.Value.String() == parallel.DefValue {
+		_ = flag.Set(parallel.Name, strconv.Itoa(runtime.GOMAXPROCS(0)+1)) // a number: never fails
+	}
 	os.Exit(func() int {
 		folder, err := os.MkdirTemp("", "tenantgate-e2e-")
 		if err == nil {
