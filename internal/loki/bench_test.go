@@ -43,6 +43,11 @@ func BenchmarkWriteParallel(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	b.Cleanup(func() { // before its folder is deleted; nobody waits for Loki
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		_ = s.Close(ctx) // never fails
+	})
 	b.SetBytes(int64(len(benchLine)))
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
