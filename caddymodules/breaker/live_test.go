@@ -11,11 +11,13 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -151,16 +153,23 @@ func (g *gate) get(t testing.TB, path string) answer {
 }
 
 // try is do for goroutines other than the test's. Go's server drops a request
-// that it reads just as Shutdown begins (net/http, conn.serve), so that a reload
-// of stock Caddy loses some; it is sent again.
+// that it reads just as Shutdown begins (net/http, conn.serve), and this gate's
+// handover waits 1ms for that only; nor does Go's client survive every
+// CloseIdleConnections beside it. Such a request is sent again.
 func (g *gate) try(method, path, body string) (a answer, err error) {
 	for range 20 {
 		a, err = g.once(method, path, body)
-		if !errors.Is(err, io.EOF) {
+		if !dropped(err) {
 			return a, err
 		}
 	}
 	return a, err
+}
+
+// dropped reports whether a connection ended before any byte of an answer.
+func dropped(err error) bool {
+	return errors.Is(err, io.EOF) || errors.Is(err, syscall.EPIPE) || errors.Is(err, syscall.ECONNRESET) ||
+		err != nil && strings.HasSuffix(err.Error(), "http: CloseIdleConnections called")
 }
 
 func (g *gate) once(method, path, body string) (answer, error) {
@@ -886,7 +895,7 @@ func TestFiftyReloadsUnderLoadKeepEveryCircuit(t *testing.T) {
 	}
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
-	var served, wrong atomic.Int64
+	var served atomic.Int64
 	for range 4 {
 		wg.Go(func() {
 			for {
@@ -898,10 +907,10 @@ func TestFiftyReloadsUnderLoadKeepEveryCircuit(t *testing.T) {
 				if a, err := g.try("GET", "/", ""); err == nil && a.status == 200 {
 					served.Add(1)
 				} else {
-					wrong.Add(1)
+					t.Errorf("a good upstream: status %d, %v", a.status, err)
 				}
 				if a, err := g.try("GET", "/dead", ""); err != nil || a.status != 503 || a.header.Get("Retry-After") != "120" {
-					wrong.Add(1)
+					t.Errorf("an open circuit: status %d, Retry-After %q, %v", a.status, a.header.Get("Retry-After"), err)
 				}
 			}
 		})
@@ -911,9 +920,47 @@ func TestFiftyReloadsUnderLoadKeepEveryCircuit(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	require.Zero(t, wrong.Load())
 	require.Positive(t, served.Load())
 	require.Equal(t, int64(3), dead.hits.Load())
+}
+
+// Go's transport drops a response without a body whose connection is closed as
+// idle before the caller has it (net/http, persistConn.readLoop). Cleanup at
+// that very moment must not.
+func TestCleanupWaitsForRequestsUnderWay(t *testing.T) {
+	var open atomic.Int64
+	up := httptest.NewUnstartedServer(new(faulty))
+	up.Config.ConnState = func(_ net.Conn, state http.ConnState) {
+		switch state {
+		case http.StateNew:
+			open.Add(1)
+		case http.StateClosed:
+			open.Add(-1)
+		}
+	}
+	up.Start()
+	t.Cleanup(up.Close)
+	ctx, err := caddy.ProvisionContext(&caddy.Config{Admin: &caddy.AdminConfig{Disabled: true}})
+	require.NoError(t, err)
+	module, err := ctx.LoadModuleByID("http.reverse_proxy.transport.breaker", json.RawMessage(`{"name":"billing"}`))
+	require.NoError(t, err)
+	transport := module.(*breaker.Transport)
+	returned := make(chan struct{})
+	traced := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{PutIdleConn: func(error) {
+		_ = transport.Cleanup() // its error is none
+		select {                // until the request has failed, or will not
+		case <-returned:
+		case <-time.After(100 * time.Millisecond):
+		}
+	}})
+	r, err := http.NewRequestWithContext(context.WithValue(traced, caddy.ReplacerCtxKey, caddy.NewReplacer()), http.MethodGet, up.URL, http.NoBody)
+	require.NoError(t, err)
+	res, err := transport.RoundTrip(r)
+	close(returned)
+	require.NoError(t, err)
+	require.NoError(t, res.Body.Close())
+	require.Equal(t, 200, res.StatusCode)
+	require.Eventually(t, func() bool { return open.Load() == 0 }, 4*time.Second, time.Millisecond, "the last request closes what is idle")
 }
 
 func TestFiftyReloadsLeaveNoGoroutine(t *testing.T) {

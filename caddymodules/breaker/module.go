@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/caddyserver/caddy/v2"
@@ -59,6 +60,9 @@ type Transport struct {
 	overflow   sync.Once // tells once that there are too many upstreams
 	counters   *counters // valid for ever, for requests that outlive the transport
 	uncount    func()    // gives them up
+
+	sending sync.RWMutex // locked for reading by requests that wait for their response
+	left    atomic.Bool  // Cleanup has run
 }
 
 // CaddyModule returns the Caddy module information.
@@ -159,21 +163,44 @@ func (t *Transport) lease() time.Duration {
 	return lease
 }
 
-// lateRequests is how long after Cleanup most requests under way have ended.
-const lateRequests = 5 * time.Second
+// lateBodies is how long after Cleanup most responses have been read.
+const lateBodies = 5 * time.Second
 
 // Cleanup leaves the breakers of the name. Requests that are still under way
-// may go on using the transport, and leave connections idle that nobody will
-// use again: they are closed later, in one go, rather than by their timeout.
+// may go on using the transport. Its connections are closed when none waits for
+// a response; those of responses that are read later go in one go then, rather
+// than by their timeout.
 func (t *Transport) Cleanup() error {
 	t.membership.leave()
 	if t.uncount != nil {
 		t.uncount()
 	}
-	if pool := t.HTTPTransport.Transport; pool != nil {
-		time.AfterFunc(lateRequests, pool.CloseIdleConnections)
+	t.left.Store(true)
+	time.AfterFunc(lateBodies, t.closeIdle)
+	t.closeIdle()
+	return nil
+}
+
+// closeIdle closes the connections that no request uses, unless one waits for
+// its response: it does so when it has it. net/http makes a connection idle
+// before it hands over a response without a body, and loses that one if the
+// connection is closed in between (persistConn.readLoop in transport.go).
+func (t *Transport) closeIdle() {
+	if t.sending.TryLock() {
+		_ = t.HTTPTransport.Cleanup() // it returns no error
+		t.sending.Unlock()
 	}
-	return t.HTTPTransport.Cleanup()
+}
+
+// send sends the request to the upstream.
+func (t *Transport) send(r *http.Request) (*http.Response, error) {
+	t.sending.RLock()
+	res, err := t.HTTPTransport.RoundTrip(r)
+	t.sending.RUnlock()
+	if t.left.Load() {
+		t.closeIdle()
+	}
+	return res, err
 }
 
 // RoundTrip sends the request unless the upstream's circuit is open.
@@ -182,7 +209,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 	extra, isTraffic := ctx.Value(caddyhttp.ExtraLogFieldsCtxKey).(*caddyhttp.ExtraLogFields)
 	dial, ok := reverseproxy.GetDialInfo(ctx)
 	if !isTraffic || !ok { // an active health check: it must reach an upstream that is cut off
-		return t.HTTPTransport.RoundTrip(r)
+		return t.send(r)
 	}
 	t.membership.group.Request()
 	b := t.membership.group.Breaker(upstreamName(dial.Network, dial.Address), tenant(ctx))
@@ -191,7 +218,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 			t.logger.WarnContext(ctx, "too many upstream addresses under one breaker; further ones are not guarded",
 				slog.String("breaker", t.Name), slog.String("upstream", dial.Address))
 		})
-		return t.HTTPTransport.RoundTrip(r)
+		return t.send(r)
 	}
 	extra.Set(zapcore.Field{Key: "breaker", Type: zapcore.InlineMarshalerType, Interface: (*logFields)(b)})
 
@@ -206,7 +233,7 @@ func (t *Transport) RoundTrip(r *http.Request) (*http.Response, error) {
 		return nil, refusal(permit.RetryAfter())
 	}
 	attempt, body := watch(r, time.Duration(t.ResponseHeaderTimeout))
-	res, err := t.HTTPTransport.RoundTrip(attempt)
+	res, err := t.send(attempt)
 	if body.settle() {
 		if res != nil { // its head came a moment too late: the attempt is cancelled
 			_ = res.Body.Close()
