@@ -71,6 +71,14 @@ var simMutations = []struct {
 		simEdit{"redis.call('ZREMRANGEBYSCORE', failures, '(' .. num(now), '+inf')\n", ""},
 		"TestAFailureOfTheFutureIsForgottenWhenTheClockIsSetBack",
 	}, {
+		"a claim does not undo what was decided since",
+		simEdit{"and closed > known end", "and false end"},
+		"TestAClaimDoesNotUndoWhatWasDecidedSince",
+	}, {
+		"a lift of a lost order is kept",
+		simEdit{" and (r.st ~= 'C' or (known or 0) <= closed) then", " then"},
+		"TestALiftOfAnOrderThatRedisHasLostIsKept",
+	}, {
 		"forgetting is a change",
 		simEdit{"close('forgotten')", "redis.call('HDEL', states, id)"},
 		"TestACircuitThatNobodyUsesIsClosedForEverybody",

@@ -228,16 +228,23 @@ function ops.result(token, outcome, need, base, max, jitter, random)
 	return 'released'
 end
 
--- force obeys an operator: mode O, C or N, how long in ms, 0 for ever, and why: forced, or forced:_ and what the operator
--- says in one word. Gateways that know nothing of the latter don't give it, and keep it as it is.
-function ops.force(mode, ttl, why)
+-- settled tells whether the circuit was closed or given an order since: a replica that tells of what Redis has lost gives
+-- the version up to which it knew the circuit, and 0 for a decision of its own. Older gateways give none.
+local function settled(known) return (known or 0) > 0 and closed > known end
+
+-- force obeys an operator: mode O, C or N, how long in ms, 0 for ever, why: forced, or forced:_ and what the operator says
+-- in one word, and the version of settled, or of the order to lift. Gateways that know nothing of the operator's word don't
+-- give it, and keep it as it is.
+function ops.force(mode, ttl, why, known)
 	why = why or 'forced'
-	if mode == 'N' and r.mode == 'N' then return 'ignored' end
-	if mode == r.mode and ttl == 0 and r.lapse == 0 and (why == 'forced' or why == r.why) then return 'ignored' end
 	if mode == 'N' then
+		-- The lift of an order that Redis has lost is a change, for those that will yet tell of it.
+		if r.mode == 'N' and (r.st ~= 'C' or (known or 0) <= closed) then return 'ignored' end
 		close('forced')
 		return 'closed'
 	end
+	if settled(known) then return 'ignored' end
+	if mode == r.mode and ttl == 0 and r.lapse == 0 and (why == 'forced' or why == r.why) then return 'ignored' end
 	r.st, r.mode, r.trips, r.ok, r.fails, r.due, r.lapse = 'C', mode, 0, 0, 0, 0, 0
 	if ttl > 0 then r.lapse, r.dur = now + ttl, ttl end
 	forget()
@@ -254,9 +261,10 @@ end
 -- lapse: the order of a circuit has been lifted above if its time was over.
 function ops.lapse() return 'ignored' end
 
--- merge opens for a replica that opened on its own while Redis was away or knows of an open period that Redis lost: rest in ms, open, trips.
-function ops.merge(left, base, trips)
-	if r.mode ~= 'N' or r.st == 'H' then return 'ignored' end
+-- merge opens for a replica that opened on its own while Redis was away or knows of an open period that Redis lost: rest in ms, open, trips,
+-- and the version of settled.
+function ops.merge(left, base, trips, known)
+	if r.mode ~= 'N' or r.st == 'H' or settled(known) then return 'ignored' end
 	if r.st == 'O' and now + left <= r.due + 100 then return 'ignored' end -- they all come with nearly the same rest
 	if r.st == 'C' then
 		r.trips, r.fails = math.max(1, trips), 0

@@ -100,6 +100,7 @@ type job struct {
 	order           Order
 	left            time.Duration
 	trips           int
+	known           uint64 // of what the arbiter has lost, see script.lua
 }
 
 // session is the use of one link. Its loop is the only one that sends, but for
@@ -381,9 +382,9 @@ func (n *session) command(j job) Command {
 		word := map[Outcome]string{Success: wordGood, Failure: wordBad, Ignored: wordNone}[j.outcome]
 		c.Args = append([]any{n.store.eventName(j.token), word, s.Need}, s.openArgs(random)...)
 	case opForce:
-		c.Args = []any{map[OrderKind]string{OrderOpen: "O", OrderClose: "C", OrderAuto: "N"}[j.order.Kind], millis(j.order.TTL), orderWord(j.order.Reason)}
+		c.Args = []any{map[OrderKind]string{OrderOpen: "O", OrderClose: "C", OrderAuto: "N"}[j.order.Kind], millis(j.order.TTL), orderWord(j.order.Reason), j.known}
 	case opMerge:
-		c.Args = []any{millis(j.left), millis(s.Open), j.trips}
+		c.Args = []any{millis(j.left), millis(s.Open), j.trips, j.known}
 	}
 	return c
 }
@@ -514,8 +515,9 @@ func (n *session) keepSpare(c *circuit, token uint64, settings Settings) {
 	})
 }
 
-// order has the arbiter obey. It reports whether it did.
-func (n *session) order(ctx context.Context, key Key, o Order) bool {
+// order has the arbiter obey. It reports whether it did. ordered is the version
+// of the order that holds so far.
+func (n *session) order(ctx context.Context, key Key, o Order, ordered uint64) bool {
 	ctx, cancel := context.WithTimeout(ctx, callBudget)
 	defer cancel()
 	j := job{op: opForce, key: key, order: o}
@@ -524,6 +526,8 @@ func (n *session) order(ctx context.Context, key Key, o Order) bool {
 		j.op = opReset
 	case orderLapse:
 		j.op = opLapse
+	case OrderAuto:
+		j.known = ordered
 	}
 	reply, err := n.one(ctx, j)
 	if err != nil {

@@ -47,6 +47,7 @@ type sharedCircuit struct {
 	closedAt    uint64    // the arbiter's version that began the closed period
 	provisional uint64    // event by which it opened before the arbiter has said so
 	own         bool      // what it is now was decided here, without the arbiter
+	known       uint64    // if it was not: the version that the arbiter has lost
 	unsent      bool      // it has failures that the arbiter may not know of
 	asking      bool      // a request for a probe is under way
 	denied      time.Time // until then the arbiter has no probe to give
@@ -155,7 +156,7 @@ func (c *circuit) openAhead(now time.Time, event uint64) {
 // decide notes that a change was made without the arbiter.
 func (s *Shared) decide(c *circuit, changed bool) bool {
 	if changed {
-		c.shared.own, c.shared.provisional = true, 0
+		c.shared.own, c.shared.known, c.shared.provisional = true, 0, 0
 	}
 	return changed
 }
@@ -250,7 +251,7 @@ func (s *Shared) Obey(ctx context.Context, key Key, o Order) (everywhere bool, e
 	if c == nil {
 		return false, ErrUnknown
 	}
-	if n := s.shared(); n != nil && n.order(ctx, key, o) {
+	if n := s.shared(); n != nil && n.order(ctx, key, o, c.ordered()) {
 		return true, nil
 	}
 	if o.Kind == orderLapse && s.shared() != nil {
@@ -258,6 +259,16 @@ func (s *Shared) Obey(ctx context.Context, key Key, o Order) (everywhere bool, e
 	}
 	s.local.change(c, func(now time.Time) bool { return s.decide(c, c.obey(now, o)) })
 	return false, nil
+}
+
+// ordered returns the version of the order that holds, 0 if none does.
+func (c *circuit) ordered() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.record.Forced == NotForced {
+		return 0
+	}
+	return c.record.Version
 }
 
 // Records implements [Store].
@@ -308,7 +319,7 @@ func (c *circuit) take(now time.Time, r remoteRecord, mine bool) {
 	if r.forcedFor > 0 {
 		c.orderEnds = now.Add(r.forcedFor)
 	}
-	sh.closedAt, sh.provisional, sh.own, sh.denied = r.closedAt, 0, false, time.Time{}
+	sh.closedAt, sh.provisional, sh.own, sh.known, sh.denied = r.closedAt, 0, false, 0, time.Time{}
 	if r.state != HalfOpen {
 		sh.spare = lease{}
 	}
@@ -352,6 +363,9 @@ func (s *Shared) reconcileOne(c *circuit, now time.Time, snap snapshot, lost boo
 	// circuit's version never falls.
 	lost = lost || r.version < rec.Version && rec.Version <= snap.version
 	if r.forced == NotForced && (sh.own || lost) {
+		if !sh.own {
+			sh.known = rec.Version
+		}
 		if tell = c.claim(now, lost); tell.op == opForce || tell.op == opMerge && r.state != HalfOpen {
 			sh.own, sh.provisional = true, 0 // until the arbiter agrees
 			return tell, false
@@ -374,7 +388,7 @@ func (s *Shared) reconcileOne(c *circuit, now time.Time, snap snapshot, lost boo
 // has to be probed before the circuit closes, so an arbiter that lost its data
 // is told of it all the same; one that has gone on without us is not.
 func (c *circuit) claim(now time.Time, lost bool) job {
-	j := job{key: c.key, settings: c.shared.settings}
+	j := job{key: c.key, settings: c.shared.settings, known: c.shared.known}
 	switch {
 	case c.record.Forced != NotForced:
 		j.order.Kind, j.order.Reason = OrderOpen, c.record.OrderReason

@@ -183,6 +183,51 @@ func TestAFailureOfTheFutureIsForgottenWhenTheClockIsSetBack(t *testing.T) {
 	require.Equal(t, "opened", c.fail("a", "3", 0))
 }
 
+// A replica that hears late that Redis has lost its data tells of what it knew;
+// others may have told of it before, and an operator may have lifted it since.
+func TestAClaimDoesNotUndoWhatWasDecidedSince(t *testing.T) {
+	t.Parallel()
+	for _, claim := range [][]any{{"force", "O", 0, "forced"}, {"merge", 5000, 10_000, 1}} {
+		op, args := claim[0].(string), claim[1:]
+		claims := func(c *simCase, known uint64) string {
+			verdict, _ := c.call("b", op, append(args, known)...)
+			return verdict
+		}
+		c := newSimCase(t)
+		c.call("a", "force", "O", 0)
+		known := c.look().version
+		_, lifted := c.call("a", "force", "N", 0)
+		require.Equal(t, "ignored", claims(c, known))
+		require.Equal(t, lifted.version, c.look().version)
+		require.NotEqual(t, "ignored", claims(c, lifted.version), "it was lost with what came after")
+
+		c = newSimCase(t)
+		c.call("a", "force", "C", 0)
+		require.Equal(t, "ignored", claims(c, 1), "there is another order")
+		require.Equal(t, "C", c.look().mode)
+	}
+	c := newSimCase(t)
+	c.call("a", "reset")
+	_, r := c.call("b", "force", "O", 0, "forced", 0)
+	require.Equal(t, "O", r.mode, "a new order")
+}
+
+// Nobody may have told Redis of the order again when it is lifted.
+func TestALiftOfAnOrderThatRedisHasLostIsKept(t *testing.T) {
+	t.Parallel()
+	c := newSimCase(t)
+	known := uint64(c.now.UnixMilli()) - 1
+	verdict, _ := c.call("a", "force", "N", 0, "forced", known)
+	require.Equal(t, "closed", verdict)
+	closed := c.look().version
+	require.Greater(t, closed, known)
+	verdict, _ = c.call("b", "force", "O", 0, "forced", known)
+	require.Equal(t, "ignored", verdict)
+	verdict, _ = c.call("b", "force", "N", 0, "forced", known)
+	require.Equal(t, "ignored", verdict, "once")
+	require.Equal(t, closed, c.look().version)
+}
+
 // A copy that takes over has not got the latest writes. Replicas that have seen
 // them must not take other changes for them.
 func TestNoVersionIsGivenTwiceAfterAFailover(t *testing.T) {
