@@ -22,7 +22,7 @@ import (
 // settingsFor are those for a server, with a time-out that a test can wait for.
 func settingsFor(t *testing.T, url string, change ...func(*Settings)) Settings {
 	t.Helper()
-	s, err := Settings{URL: url, Timeout: 300 * time.Millisecond}.Complete()
+	s, err := Settings{URL: url, Timeout: 2 * time.Second}.Complete()
 	require.NoError(t, err)
 	for _, c := range change {
 		c(&s)

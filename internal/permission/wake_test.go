@@ -101,7 +101,7 @@ func TestRedisAnnouncesChanges(t *testing.T) {
 	for range 1000 {
 		publisher.Publish()
 	}
-	require.Less(t, time.Since(began), time.Second, "Publish never waits")
+	require.Less(t, time.Since(began), 5*time.Second, "Publish never waits")
 	eventually(t, func() bool { return len(log.peek()) > 0 }, "the loss is logged")
 	server.Restart()
 	eventually(t, func() bool { return !allowed(table, "1", "ann", "write") }, "it looks when it hears Redis again")

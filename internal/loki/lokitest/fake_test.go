@@ -90,7 +90,7 @@ func TestAFrozenFakeProcessesWhatItGotWhenItThaws(t *testing.T) {
 	t.Parallel()
 	fake, now := lokitest.NewFake(t), time.Now()
 	fake.Freeze()
-	client := &http.Client{Timeout: 500 * time.Millisecond, Transport: &http.Transport{DisableKeepAlives: true}}
+	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
 	_, err := client.Post(fake.URL()+pushPath, "application/json", bytes.NewReader(jsonOf(t, now, one("1", line{text: "x"}))))
 	require.Error(t, err)
 	require.Empty(t, fake.Entries(""))
