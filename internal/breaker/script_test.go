@@ -743,7 +743,9 @@ func newRun(s scale, settings breaker.Settings, a arbiter) *run {
 	for i := range r.ledgers {
 		r.ledgers[i] = &ledger{settings: settings, coarse: s.coarse, round: math.Floor, leases: map[occurrence]int64{}}
 		if r.script == nil {
-			r.ledgers[i].round = math.Ceil // it counts nanoseconds, but in whole milliseconds one more has to pass
+			r.ledgers[i].round = func(ms float64) float64 { // it counts whole nanoseconds, and as many milliseconds have to pass
+				return math.Ceil(math.Floor(ms*1e6) / 1e6)
+			}
 		}
 		r.admitted[i] = map[int]uint64{0: a.admits(i)}
 	}
