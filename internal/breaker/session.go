@@ -101,6 +101,7 @@ type job struct {
 	left            time.Duration
 	trips           int
 	known           uint64 // of what the arbiter has lost, see script.lua
+	lost            bool   // the arbiter has lost what it is told of
 }
 
 // session is the use of one link. Its loop is the only one that sends, but for
@@ -330,14 +331,19 @@ func (n *session) answered(j job, reply Reply) error {
 		n.setAside(j)
 		return nil
 	}
+	n.store.mu.Lock()
+	lost := j.lost || n.store.lost
+	n.store.mu.Unlock()
 	n.store.adopt(r, func(c *circuit) bool {
+		// One that is older than what is known answers to an earlier decision.
+		own := c.shared.own && (r.version >= c.record.Version || lost)
 		switch j.op {
 		case opFail:
 			return c.shared.provisional != 0 && j.event >= c.shared.provisional
 		case opMerge:
-			return c.shared.own && c.record.Forced == NotForced
+			return own && c.record.Forced == NotForced
 		case opForce, opReset, opLapse:
-			return c.shared.own
+			return own
 		case opAcquire:
 			return r.version == c.record.Version && r.state != c.record.State
 		case opResult:

@@ -388,7 +388,7 @@ func (s *Shared) reconcileOne(c *circuit, now time.Time, snap snapshot, lost boo
 // has to be probed before the circuit closes, so an arbiter that lost its data
 // is told of it all the same; one that has gone on without us is not.
 func (c *circuit) claim(now time.Time, lost bool) job {
-	j := job{key: c.key, settings: c.shared.settings, known: c.shared.known}
+	j := job{key: c.key, settings: c.shared.settings, known: c.shared.known, lost: lost}
 	switch {
 	case c.record.Forced != NotForced:
 		j.order.Kind, j.order.Reason = OrderOpen, c.record.OrderReason

@@ -67,6 +67,25 @@ func TestALateAnswerDoesNotUndoWhatCameAfter(t *testing.T) {
 	})
 }
 
+// The reply to an order is still under way when its replica, which knows of a
+// later one, has lost Redis and decides by itself.
+func TestALateAnswerDoesNotUndoWhatWasDecidedWithoutRedis(t *testing.T) {
+	t.Parallel()
+	simStory(t, func(t *testing.T, s *sim) {
+		r := s.replicas[0]
+		r.plan = []simFate{simHoldReply}
+		r.order(0, breaker.Order{Kind: breaker.OrderOpen})
+		r.order(0, breaker.Order{Kind: breaker.OrderAuto})
+		r.hand = r.store.UseByHand(r)
+		r.fail(0, 2)
+		require.Equal(t, breaker.Open, r.breakers[0].Record().State)
+		s.check()
+		s.open(0, true)
+		require.Equal(t, breaker.NotForced, r.breakers[0].Record().Forced)
+		s.check()
+	})
+}
+
 func TestAnOrderStaysUntilRedisWasToldOfIt(t *testing.T) {
 	t.Parallel()
 	simStory(t, func(t *testing.T, s *sim) {
