@@ -72,8 +72,20 @@ var simMutations = []struct {
 		"TestAFailureOfTheFutureIsForgottenWhenTheClockIsSetBack",
 	}, {
 		"a claim does not undo what was decided since",
-		simEdit{"and closed > known end", "and false end"},
+		simEdit{"and closed > known and", "and false and"},
 		"TestAClaimDoesNotUndoWhatWasDecidedSince",
+	}, {
+		"what is only forgotten settles nothing",
+		simEdit{" and closing ~= 'forgotten'", ""},
+		"TestACircuitThatIsForgottenDoesNotSettleAClaim",
+	}, {
+		"what replicas know is not forgotten",
+		simEdit{"if whole and abandoned()", "if abandoned()"},
+		"TestACircuitThatIsForgottenDoesNotSettleAClaim",
+	}, {
+		"an order that is over settles nothing",
+		simEdit{" and closing ~= 'order_over'", ""},
+		"TestAnOrderThatIsOverDoesNotSettleAClaim",
 	}, {
 		"a lift of a lost order is kept",
 		simEdit{" and (r.st ~= 'C' or (known or 0) <= closed) then", " then"},

@@ -26,7 +26,7 @@ redis.call('HSETNX', meta, 'epoch', ARGV[6])
 local epoch = redis.call('HGET', meta, 'epoch')
 local before = tonumber(redis.call('HGET', meta, 'version') or '0')
 local version = before
-local r, closed
+local r, closed, closing -- a circuit, the version that closed it and why
 
 -- write stores r as it is.
 local function write()
@@ -38,7 +38,7 @@ local function read(circuit)
 	id = circuit
 	local f = {}
 	for word in string.gmatch(redis.call('HGET', meta, 'c:' .. id) or '0 - -', '%S+') do f[#f + 1] = word end
-	closed = tonumber(f[1])
+	closed, closing = tonumber(f[1]), f[3]
 	r = { st = 'C', ver = closed, due = 0, trips = 0, ok = 0, mode = 'N', lapse = 0, dur = 0, fails = 0, by = f[2], why = f[3],
 		lease = 0 } -- the longest that a probe of this round has
 	local text = redis.call('HGET', states, id)
@@ -85,7 +85,7 @@ local function commit(why)
 	r.ver, r.why, r.by = version, why, replica
 	redis.call('HSET', meta, 'version', num(version))
 	if r.st == 'C' then
-		closed = version
+		closed, closing = version, why
 		redis.call('HSET', meta, 'c:' .. id, num(version) .. ' ' .. replica .. ' ' .. why)
 		prune()
 	end
@@ -228,9 +228,11 @@ function ops.result(token, outcome, need, base, max, jitter, random)
 	return 'released'
 end
 
--- settled tells whether the circuit was closed or given an order since: a replica that tells of what Redis has lost gives
--- the version up to which it knew the circuit, and 0 for a decision of its own. Older gateways give none.
-local function settled(known) return (known or 0) > 0 and closed > known end
+-- settled tells whether somebody has closed the circuit or given it an order since: a replica that tells of what Redis has
+-- lost gives the version up to which it knew the circuit, and 0 for a decision of its own. Older gateways give none.
+local function settled(known)
+	return (known or 0) > 0 and closed > known and closing ~= 'forgotten' and closing ~= 'order_over'
+end
 
 -- force obeys an operator: mode O, C or N, how long in ms, 0 for ever, why: forced, or forced:_ and what the operator says
 -- in one word, and the version of settled, or of the order to lift. Gateways that know nothing of the operator's word don't
@@ -283,13 +285,14 @@ local function abandoned()
 	return r.st == 'O' or redis.call('ZCOUNT', leases, '(' .. num(now), '+inf') == 0
 end
 
--- sync returns everything. Circuits that are abandoned are closed.
+-- sync returns everything. Circuits that are abandoned are closed, unless Redis has lost what the caller knows, who would
+-- take the new versions of that for later ones than his.
 local function sync()
-	local reply = { 'sync', '0', '' }
+	local reply, whole = { 'sync', '0', '' }, seen <= version
 	local all = redis.call('HGETALL', states)
 	for i = 1, #all, 2 do
 		read(all[i])
-		if abandoned() then
+		if whole and abandoned() then
 			close('forgotten')
 		else
 			reply[#reply + 1] = describe()

@@ -212,6 +212,35 @@ func TestAClaimDoesNotUndoWhatWasDecidedSince(t *testing.T) {
 	require.Equal(t, "O", r.mode, "a new order")
 }
 
+// A copy of Redis that has not got the latest order may have a circuit that
+// nobody uses any more. To forget it is no decision on the order.
+func TestACircuitThatIsForgottenDoesNotSettleAClaim(t *testing.T) {
+	t.Parallel()
+	c := newSimCase(t)
+	c.trip()
+	c.pass(101 * time.Second)
+	known := uint64(c.now.UnixMilli())
+	c.pass(time.Second)
+	c.seen["a"] = known
+	c.call("a", "sync")
+	require.Equal(t, "O", c.look().state, "a finds out that Redis has lost an order")
+	c.call("b", "sync")
+	require.Equal(t, "forgotten", c.look().why)
+	_, r := c.call("a", "force", "O", 0, "forced", known)
+	require.Equal(t, "O", r.mode)
+}
+
+func TestAnOrderThatIsOverDoesNotSettleAClaim(t *testing.T) {
+	t.Parallel()
+	c := newSimCase(t)
+	c.call("a", "force", "C", 1000)
+	known := c.look().version
+	c.pass(time.Second)
+	require.Equal(t, "order_over", c.look().why)
+	_, r := c.call("a", "force", "O", 0, "forced", known)
+	require.Equal(t, "O", r.mode, "which followed that one and was lost")
+}
+
 // Nobody may have told Redis of the order again when it is lifted.
 func TestALiftOfAnOrderThatRedisHasLostIsKept(t *testing.T) {
 	t.Parallel()

@@ -116,6 +116,25 @@ func TestAnOrderOutlivesAFailoverThatLostIt(t *testing.T) {
 	})
 }
 
+// The copy that takes over has not got the order, and forgets the circuit since
+// nobody has used it for so long.
+func TestAnOrderOutlivesThatItsCircuitIsForgotten(t *testing.T) {
+	t.Parallel()
+	for first := range 2 {
+		simStory(t, func(t *testing.T, s *sim) {
+			s.replicas[1].fail(0, 2)
+			s.settle()
+			s.sleep(111 * time.Second)
+			s.replicas[0].order(0, breaker.Order{Kind: breaker.OrderOpen})
+			s.failover(1, time.Second, false)
+			require.Equal(t, "O N", s.book(0))
+			s.replicas[first].hand.Resync()
+			s.settle()
+			require.Equal(t, "C O", s.book(0))
+		})
+	}
+}
+
 // What the copy does next reaches the replica that knows of the order before it looks.
 func TestAnOrderOutlivesNewsFromAnArbiterThatLostIt(t *testing.T) {
 	t.Parallel()
