@@ -191,6 +191,7 @@ func TestFallbackUpstreamGetsTheRequestAsTheGuardedOneWould(t *testing.T) {
 		"fallback upstream "+other.addr(),
 		"header_up X-Gateway-Secret {env.GATEWAY_SECRET}\n header_down X-Down yes\n lb_policy first\n lb_retries 1\n health_uri /health\n health_interval 1h")
 	g.load(t, site)
+	require.Eventually(t, func() bool { return up.hits.Load() == 1 }, 5*time.Second, time.Millisecond, "the first health check")
 	for range 3 {
 		g.get(t, "/api/?status=500")
 	}
