@@ -43,7 +43,8 @@ const defaultSettle = 50 * time.Millisecond
 // and its like in `servers` have no effect: TCP keep-alive has Go's defaults.
 type Wrapper struct {
 	// Settle is how long a reload waits on each socket before the old server is
-	// shut down. New connections wait as long. Default: 50ms.
+	// shut down. New connections wait as long. Default: 50ms; a machine whose
+	// processors are overloaded needs more.
 	Settle caddy.Duration `json:"settle,omitempty"`
 }
 

@@ -34,7 +34,9 @@ func load(t *testing.T, bind, body string) {
 		}
 		servers {
 			listener_wrappers {
-				handover
+				handover {
+					settle 250ms # the tests of other packages run beside this one
+				}
 			}
 		}
 	}
