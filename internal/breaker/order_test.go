@@ -365,7 +365,7 @@ func TestOrdersWhileRedisIsAway(t *testing.T) {
 	server, a, b := pair(t)
 	const ending, lifted = "10.0.0.2:80", "10.0.0.3:80"
 	obey(t, a.store, a.upstream(lifted).Breaker, breaker.OrderOpen, 0)
-	obey(t, a.store, a.upstream(ending).Breaker, breaker.OrderOpen, 1500*time.Millisecond)
+	obey(t, a.store, a.upstream(ending).Breaker, breaker.OrderOpen, 4*time.Second)
 	forced(t, breaker.ForcedOpen, b.upstream(ending), b.upstream(lifted))
 	server.Freeze()
 	local(t, a, b)
